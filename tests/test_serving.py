@@ -1,0 +1,347 @@
+"A real MLflow model server, spoken to as clients do, and mistreated."
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from base64 import b64encode
+from pathlib import Path
+
+import psutil
+import pytest
+from packaged import LABELS, pictures, register_small, workspace_with_model
+
+from classification_mlops.registry.pyfunc import load_classifier
+from classification_mlops.registry.registration import download
+from classification_mlops.serving.client import PredictionClient, request_body
+from classification_mlops.serving.server import ModelServer, open_port
+from classification_mlops.text import UsageError, UserError
+
+COLUMNS = {"label", "confidence", "probabilities", "labels", "decision", "error"}
+FILES = pictures(4)
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory):
+    "A running server with a request limit of 2 MB, and the model folder it serves."
+    workspace, _, folder = workspace_with_model(tmp_path_factory.mktemp("serving") / "ねじ 検査")
+    os.environ["CMLOPS_MAX_REQUEST_MB"] = "2"
+    try:
+        with ModelServer(workspace, "ねじ") as server:
+            yield workspace, server, load_classifier(folder)
+    finally:
+        del os.environ["CMLOPS_MAX_REQUEST_MB"]
+
+
+def post(url: str, body: bytes, content_type: str | None = "application/json", **headers):
+    "Status and text of the answer; urllib would add a content type of its own, so the headers are ours."
+    request = urllib.request.Request(f"{url}/invocations", body, method="POST")
+    request.add_header("Content-type", content_type or "")
+    for name, value in headers.items():
+        request.add_header(name.replace("_", "-"), value)
+    try:
+        with urllib.request.urlopen(request, timeout=60) as response:
+            return response.status, response.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+
+
+def gone(processes, within_s: float = 20) -> bool:
+    "Whether all these processes end within that time."
+    return not psutil.wait_procs(processes, timeout=within_s)[1]
+
+
+def family(pid: int) -> list[psutil.Process]:
+    return [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
+
+
+# Answers
+
+
+def test_raw_files_are_answered_as_by_the_training_path(served):
+    _, server, classifier = served
+    rows = list(PredictionClient(server.url).predict(FILES))
+    expected = classifier.classify(FILES)
+    assert all(set(row) == COLUMNS for row in rows)
+    assert [row["label"] for row in rows] == expected.label.tolist()
+    for row, probabilities in zip(rows, expected.probabilities, strict=True):
+        assert list(row["probabilities"]) == LABELS
+        assert row["probabilities"] == pytest.approx(probabilities, abs=1e-6)
+
+
+TEXT = [b64encode(data).decode() for data in FILES[:3]]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"dataframe_split": {"columns": ["image"], "data": [[text] for text in TEXT]}},
+        {"dataframe_split": {"columns": ["image"], "index": [7, 8, 9], "data": [[text] for text in TEXT]}},
+        {"dataframe_records": [{"image": text} for text in TEXT]},
+        {"dataframe_records": [{"image": text, "camera": 7} for text in TEXT]},
+        {"inputs": {"image": TEXT}},
+        {"inputs": [{"image": text} for text in TEXT]},
+        {"inputs": TEXT},
+        {"instances": [{"image": text} for text in TEXT]},
+        {"instances": TEXT},
+    ],
+)
+def test_every_form_of_json_means_the_same(served, body):
+    _, server, classifier = served
+    status, text = post(server.url, json.dumps(body).encode())
+    assert status == 200, text
+    answers = json.loads(text)["predictions"]
+    assert [row["label"] for row in answers] == classifier.classify(FILES[:3]).label.tolist()
+    assert [row["error"] for row in answers] == [None] * 3
+
+
+def test_csv_is_understood_too(served):
+    _, server, classifier = served
+    status, text = post(server.url, "\n".join(["image", *TEXT]).encode(), "text/csv")
+    assert status == 200
+    assert [row["label"] for row in json.loads(text)["predictions"]] == classifier.classify(
+        FILES[:3]
+    ).label.tolist()
+
+
+@pytest.mark.parametrize("form", ["split", "records", "instances", "inputs"])
+@pytest.mark.parametrize("position", [0, 1, 3])
+def test_bad_rows_are_answered_one_by_one(served, position, form):
+    _, server, classifier = served
+    good = classifier.classify(FILES[:3]).label.tolist()
+    bad = ["", "!!!", "PGh0bWw+", b64encode(FILES[0][:70]).decode(), "/etc/passwd", "file:///etc/passwd"]
+    bad += [None, 7, True] if form in ("split", "records") else []
+    for value in bad:
+        values = [*TEXT[:position], value, *TEXT[position:]]
+        records = [{"image": text} for text in values]
+        body = {
+            "split": {"dataframe_split": {"columns": ["image"], "data": [[text] for text in values]}},
+            "records": {"dataframe_records": records},
+            "instances": {"instances": records},
+            "inputs": {"inputs": {"image": values}},
+        }[form]
+        status, text = post(server.url, json.dumps(body).encode())
+        assert status == 200, (value, text)
+        rows = json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))["predictions"]
+        assert rows[position]["error"] and rows[position]["label"] is None, value
+        assert [row["label"] for i, row in enumerate(rows) if i != position] == good, value
+
+
+def test_a_batch_of_many_keeps_its_order(served, tmp_path):
+    _, server, classifier = served
+    files = [tmp_path / f"{i:03}.png" for i in range(30)]
+    for i, path in enumerate(files):
+        path.write_bytes(FILES[i % 4] if i % 7 else b"broken")
+    rows = list(PredictionClient(server.url).predict([*files, tmp_path / "missing.png"], batch_size=8))
+    labels = classifier.classify(FILES).label.tolist()
+    assert [row["label"] for row in rows] == [labels[i % 4] if i % 7 else None for i in range(30)] + [None]
+    assert rows[-1]["error"] == "unreadable_file"
+
+
+# Mistreatment
+
+MALFORMED = {
+    "nothing": b"",
+    "no JSON": b"{",
+    "a list": b"[]",
+    "a number": b"7",
+    "no known key": b'{"picture": 1}',
+    "two keys": b'{"inputs": [1], "instances": [1]}',
+    "no rows": b'{"dataframe_records": []}',
+    "another column": b'{"dataframe_records": [{"img": "x"}]}',
+    "wrong shape": b'{"dataframe_split": 7}',
+    "ragged": b'{"dataframe_split": {"columns": ["image"], "data": [["a", "b"]]}}',
+    "deep": b"[" * 100_000 + b"]" * 100_000,
+    "deep inside": b'{"inputs": ' + b"[" * 50_000 + b"]" * 50_000 + b"}",
+    "long number": b'{"inputs": ' + b"9" * 5_000 + b"}",
+    "not UTF-8": b'{"inputs": "\xff\xfe"}',
+    "NUL": b'{"inputs": "\x00"}',
+}
+
+
+@pytest.mark.parametrize("body", MALFORMED.values(), ids=MALFORMED)
+@pytest.mark.parametrize("content_type", ["application/json", "text/csv", "application/vnd.apache.parquet"])
+def test_malformed_requests_are_refused_without_a_word_too_many(served, body, content_type):
+    _, server, _ = served
+    status, text = post(server.url, body, content_type)
+    assert status in (200, 400), text[:500]
+    if status == 200:  # CSV and Parquet readers find a table in surprising places
+        assert all(row["error"] for row in json.loads(text)["predictions"])
+    assert len(text) < 2_000
+    for word in ("Traceback", "File ", "site-packages", ".py", str(Path.home())):
+        assert word not in text
+
+
+@pytest.mark.parametrize(
+    "content_type", [None, "image/png", "text/html; charset=latin-1", "application/json; a=b"]
+)
+def test_other_content_types_are_refused(served, content_type):
+    _, server, _ = served
+    status, text = post(server.url, json.dumps(request_body(FILES[:1])).encode(), content_type)
+    assert status == 415 and "application/json" in json.loads(text)["message"]
+
+
+def test_large_requests_are_refused_early(served):
+    _, server, _ = served
+    before = psutil.Process(server.process.pid).memory_info().rss
+    with socket.create_connection((server.host, server.port), timeout=30) as connection:
+        connection.sendall(b"POST /invocations HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n")
+        connection.sendall(b"Content-Length: 314572800\r\n\r\n" + b"x" * 1000)
+        assert b" 413 " in connection.recv(200).splitlines()[0]
+    with socket.create_connection((server.host, server.port), timeout=30) as connection:
+        connection.sendall(b"POST /invocations HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n")
+        connection.sendall(b"Transfer-Encoding: chunked\r\n\r\n")
+        for _ in range(5):
+            connection.sendall(b"80000\r\n" + b"x" * 0x80000 + b"\r\n")
+        assert b" 413 " in connection.recv(200).splitlines()[0]
+    assert psutil.Process(server.process.pid).memory_info().rss - before < 100 * 2**20
+
+
+def test_the_client_sends_less_when_the_server_wants_less(served):
+    _, server, classifier = served
+    large = FILES[0] + b"\0" * 1_200_000  # trailing bytes are no part of the picture
+    enormous = FILES[0] + b"\0" * 2_500_000
+    rows = list(PredictionClient(server.url).predict([large, FILES[1], enormous, large]))
+    labels = classifier.classify(FILES[:2]).label.tolist()
+    assert [row["label"] for row in rows] == [labels[0], labels[1], None, labels[0]]
+    assert rows[2]["error"] == "too_many_bytes"
+
+
+def test_the_client_asks_again_on_a_connection_that_was_closed(served):
+    _, server, _ = served
+    client = PredictionClient(server.url)
+    assert next(client.predict(FILES[:1]))["label"]
+    client.connection.connection.sock.shutdown(socket.SHUT_RDWR)
+    assert next(client.predict(FILES[:1]))["label"]
+
+
+def test_the_server_is_still_well(served):
+    _, server, _ = served
+    assert len(list(PredictionClient(server.url).predict(FILES))) == 4
+    assert server.process.poll() is None
+
+
+# Life and death
+
+
+def test_a_port_in_use_is_said_at_once(served):
+    workspace, server, _ = served
+    children = set(psutil.Process().children())
+    start = time.monotonic()
+    message = f"port {server.port} of 127.0.0.1 cannot be opened"
+    with pytest.raises(UserError, match=message), ModelServer(workspace, "ねじ", port=server.port):
+        pass
+    assert time.monotonic() - start < 2
+    assert set(psutil.Process().children()) == children
+    with pytest.raises(UserError, match="not an address"), open_port("no.such.host.invalid"):
+        pass
+
+
+def test_an_unknown_model_leaves_nothing_behind(served):
+    workspace, *_ = served
+    children = set(psutil.Process().children())
+    with pytest.raises(UsageError, match="it has: 1, champion"), ModelServer(workspace, "ねじ", alias="9"):
+        pass
+    assert set(psutil.Process().children()) == children
+
+
+def test_two_workers_answer_and_leave_nothing(served):
+    workspace, _, classifier = served
+    with ModelServer(workspace, "ねじ", workers=2) as server:
+        processes = family(server.process.pid)
+        assert len(processes) >= 3
+        rows = list(PredictionClient(server.url).predict(FILES))
+        assert [row["label"] for row in rows] == classifier.classify(FILES).label.tolist()
+        port, folder = server.port, Path(server.folder.name)
+    assert gone(processes, within_s=1) and not folder.exists()
+    open_port("127.0.0.1", port).close()
+
+
+def test_a_broken_model_says_why_and_leaves_nothing(served, tmp_path):
+    workspace, *_ = served
+    model, _ = register_small(workspace, "broken")
+    for path in (workspace.mlflow_dir / "artifacts" / "models").rglob("weights.safetensors"):
+        if model.uri.removeprefix("models:/") in str(path):
+            path.write_bytes(path.read_bytes()[:1000])
+    children = set(psutil.Process().children())
+    with pytest.raises(UserError, match="did not start") as caught, ModelServer(workspace, "broken"):
+        pass
+    assert "afetensor" in str(caught.value) and "\n" not in str(caught.value)
+    assert set(psutil.Process().children()) == children
+
+
+SERVE = """
+import sys
+from classification_mlops.serving.server import serve_forever
+from classification_mlops.workspace import find_workspace
+serve_forever(find_workspace(sys.argv[1]), "ねじ", port=0)
+"""
+
+
+def foreground(workspace):
+    "A process like `cmlops serve`, and everything it has started, when it answers."
+    command = [sys.executable, "-c", SERVE, str(workspace.root)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    line = process.stderr.readline()
+    assert "http://127.0.0.1:" in line, line + process.stderr.read()
+    return process, family(process.pid)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_foreground_server_ends_well(served, number):
+    process, processes = foreground(served[0])
+    process.send_signal(number)
+    assert process.wait(timeout=30) == 0
+    assert process.stderr.read() == "" and gone(processes)
+
+
+def test_a_server_does_not_outlive_its_killed_parent(served):
+    process, processes = foreground(served[0])
+    process.kill()
+    assert process.wait() == -signal.SIGKILL and len(processes) >= 2
+    assert gone(processes[1:])
+
+
+def test_mlflow_itself_can_serve_the_model(served, tmp_path):
+    workspace, *_ = served
+    folder = download(workspace, "ねじ", "champion", tmp_path / "model")
+    with open_port("127.0.0.1") as free:
+        port = free.getsockname()[1]
+    command = [
+        sys.executable,
+        "-m",
+        "mlflow",
+        "models",
+        "serve",
+        "-m",
+        folder,
+        "-p",
+        str(port),
+        "--env-manager",
+        "local",
+    ]
+    environment = os.environ | {
+        "PYTHONPATH": "",
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+    }
+    with (tmp_path / "log").open("w") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log, cwd=tmp_path, env=environment)
+    try:
+        deadline = time.monotonic() + 120
+        while process.poll() is None and time.monotonic() < deadline:
+            try:
+                rows = list(PredictionClient(f"127.0.0.1:{port}").predict(FILES))
+                break
+            except UserError:
+                time.sleep(0.2)
+        assert [row["error"] for row in rows] == [None] * 4
+    finally:
+        processes = family(process.pid)
+        for one in processes:
+            one.terminate()
+        assert gone(processes)
