@@ -33,7 +33,7 @@ test: install  ## Every check and every test
 	$(BIN)/python tools/check_export.py
 	$(BIN)/python tools/readme.py --check
 	$(TEST_ENV) timeout 1200 $(BIN)/nbdev_test --n_workers 2 --timing
-	$(TEST_ENV) timeout 1200 $(BIN)/pytest
+	$(TEST_ENV) timeout 1400 $(BIN)/pytest -n 2
 
 lab: install  ## Open JupyterLab on this workspace
 	$(BIN)/jupyter lab
@@ -49,7 +49,7 @@ format:
 prepare: install format  ## Everything a commit needs, in order
 	$(BIN)/python tools/readme.py
 	$(TEST_ENV) $(BIN)/nbdev_test --n_workers 2
-	$(TEST_ENV) $(BIN)/pytest
+	$(TEST_ENV) $(BIN)/pytest -n 2
 
 edit:  ## make edit NB=nbs/db/05_split.ipynb: the notebook as text, in .text/
 	@mkdir -p .text
