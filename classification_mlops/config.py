@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['Fraction', 'Name', 'Metric', 'Strategy', 'Precision', 'PARAMS_EXAMPLE', 'AUGMENTATIONS_EXAMPLE', 'STUDY_EXAMPLE',
-           'EXAMPLE_FILES', 'exact', 'SplitRatios', 'ImageParams', 'Step', 'AugmentationStep', 'ModelParams',
-           'LossParams', 'OptimizerParams', 'SchedulerParams', 'DataParams', 'TrainerParams', 'mode_of',
+           'EXAMPLE_FILES', 'exact', 'SplitRatios', 'DuplicateParams', 'ImageParams', 'Step', 'AugmentationStep',
+           'ModelParams', 'LossParams', 'OptimizerParams', 'SchedulerParams', 'DataParams', 'TrainerParams', 'mode_of',
            'EarlyStoppingParams', 'CheckpointParams', 'Params', 'StudySettings', 'Domain', 'StudyParams', 'load_params',
            'parse_params', 'parse_ratios', 'load_augmentations', 'parse_augmentations', 'load_study', 'parse_study',
            'params_dict', 'augmentations_list', 'flat_params', 'params_hash', 'params_schema', 'save_params',
@@ -65,6 +65,24 @@ class SplitRatios(Section):
         if abs(total - 1) > 1e-6:
             raise UsageError("train, valid and test sum to {total:.6g}, not to 1", total=total)
         return self
+
+# %% ../nbs/01_config.ipynb #d0b1e5a1
+class DuplicateParams(Section):
+    "When one picture counts as a copy of another."
+
+    distance: int = Field(
+        9,
+        ge=0,
+        le=15,
+        description="Bits of 64 in which the hashes of copies may differ",
+        json_schema_extra={"unit": "bits"},
+    )
+    similarity: float = Field(
+        0.995, gt=0, le=1, description="Share of the contrast that a copy has in common with its original"
+    )
+    largest_share: float = Field(
+        0.01, gt=0, le=1, description="Share of a theme above which a cluster is reported, not applied"
+    )
 
 # %% ../nbs/01_config.ipynb #5c0138ea
 class ImageParams(Section):
@@ -219,6 +237,7 @@ class Params(Section):
 
     seed: int = Field(42, ge=0, le=2**32 - 1, description="Start of every random number")
     split: SplitRatios = Field(default_factory=SplitRatios, description="Shares of the splits")
+    duplicates: DuplicateParams = Field(default_factory=DuplicateParams, description="Copies of one picture")
     image: ImageParams = Field(default_factory=ImageParams, description="Pictures as the network sees them")
     preprocess: list[Step] = Field(
         default_factory=list, max_length=50, description="Steps before training and serving alike"
@@ -241,6 +260,10 @@ seed: 42
 
 # Given once to each picture and kept; only new pictures are shared out by these numbers.
 split: {train: 0.70, valid: 0.15, test: 0.15}
+
+# Copies of one picture (saved again, scaled, cut a little) share a split.
+# similarity: 1 binds only what is equal; look-alikes begin at about 0.994.
+duplicates: {distance: 9, similarity: 0.995, largest_share: 0.01}
 
 image: {size_px: 64, channels: 3}  # channels: 1 for grey pictures
 
@@ -518,7 +541,9 @@ def params_hash(
     augmentations: list[AugmentationStep],
 ) -> str:  # 64 hexadecimal digits
     "One name for everything the two files say, whatever their layout and comments."
-    content = {"params": params_dict(params), "augmentations": augmentations_list(augmentations)}
+    settings = params_dict(params)
+    del settings["duplicates"]  # Decided before the run; the snapshot says what came of it
+    content = {"params": settings, "augmentations": augmentations_list(augmentations)}
     text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
 

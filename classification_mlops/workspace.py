@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['IGNORED_BY_GIT', 'LONGEST_DIFF', 'MOST_UNTRACKED', 'SECRET_WORDS', 'Folders', 'sqlite_url', 'Workspace',
-           'image_roots', 'pipeline_notebook', 'find_workspace', 'init_folders', 'ignore_in_git', 'GitState',
-           'git_state', 'masked_url', 'within']
+           'image_roots', 'object_store', 'pipeline_notebook', 'find_workspace', 'init_folders', 'ignore_in_git',
+           'GitState', 'git_state', 'masked_url', 'within']
 
 # %% ../nbs/02_workspace.ipynb #039d4488
 import os
@@ -13,8 +13,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from .config import EXAMPLE_FILES, write_atomically
-from .text import UserError, suggestion
+from .text import UsageError, UserError, suggestion
 
 # %% ../nbs/02_workspace.ipynb #39555952
 @dataclass(frozen=True)
@@ -85,7 +84,11 @@ class Workspace(Folders):
 
     @property
     def allowed_uris(self) -> tuple[str, ...]:
-        return tuple(root for root in image_roots() if "://" in root)
+        return tuple(root for root in (object_store(), *image_roots()) if "://" in root)
+
+    @property
+    def object_store(self) -> str:
+        return object_store()
 
     def pipeline(self, name: str) -> Path:
         return pipeline_notebook(self.root, name)
@@ -95,6 +98,15 @@ def image_roots() -> list[str]:  # Folders and URIs such as s3://bucket/pictures
     "The further places that `CMLOPS_IMAGE_ROOTS` allows."
     separator = rf"{re.escape(os.pathsep)}(?!//)"
     return [root for root in re.split(separator, os.environ.get("CMLOPS_IMAGE_ROOTS", "")) if root]
+
+# %% ../nbs/02_workspace.ipynb #63c3b0b4
+def object_store() -> str:  # Such as s3://bucket/pictures; "" where pictures are kept in images/
+    "The object storage that `CMLOPS_IMAGES` names."
+    address = os.environ.get("CMLOPS_IMAGES", "").rstrip("/")
+    if address and ("://" not in address or "::" in address):
+        message = "CMLOPS_IMAGES is {address}: give an address such as s3://bucket/pictures, or leave it out"
+        raise UsageError(message, address=masked_url(address))
+    return address
 
 # %% ../nbs/02_workspace.ipynb #89248e22
 def pipeline_notebook(
@@ -138,6 +150,8 @@ def init_folders(
     root: Path | str,  # Folder to turn into a workspace; made if absent
 ) -> Workspace:
     "Make folders and example files; whatever is there already stays as it is."
+    from classification_mlops.config import EXAMPLE_FILES, write_atomically
+
     workspace = Workspace(Path(root).expanduser().absolute())
     try:
         for folder in (workspace.images, workspace.runs, workspace.preprocessed, workspace.mlflow_dir):
@@ -156,6 +170,8 @@ def init_folders(
 # %% ../nbs/02_workspace.ipynb #d34bb1f9
 def ignore_in_git(root: Path) -> None:
     "Tell git to leave pictures, results and the database alone."
+    from classification_mlops.config import write_atomically
+
     path = root / ".gitignore"
     text = path.read_text(encoding="utf-8") if path.exists() else ""
     missing = [line for line in IGNORED_BY_GIT if line not in text.splitlines()]

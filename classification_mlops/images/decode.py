@@ -4,11 +4,14 @@
 
 # %% auto #0
 __all__ = ['FORMATS', 'TRIED', 'MAX_BYTES', 'MAX_PIXELS', 'MIN_SIDE_PX', 'REASONS', 'END_MARKS', 'OTHER_STARTS', 'OTHER_FORMATS',
-           'TURNS', 'UnreadableImage', 'other_format', 'is_cut_off', 'refusal', 'open_picture', 'turn_of',
-           'read_header', 'load_upright', 'scale_to_bytes', 'grey_from_wide', 'eight_bits', 'read_picture', 'decode']
+           'ARCHIVES', 'BRANDS', 'JPEG_KINDS', 'TURNS', 'NOTES', 'UnreadableImage', 'other_format', 'rare_jpeg',
+           'is_cut_off', 'refusal', 'learn_heif', 'tried_formats', 'open_picture', 'turn_of', 'read_header',
+           'load_upright', 'scale_to_bytes', 'grey_from_wide', 'eight_bits', 'picture_of', 'pixels_of', 'read_picture',
+           'decode']
 
 # %% ../../nbs/images/00_decode.ipynb #8d0423fa
 import warnings
+from functools import cache
 from io import BytesIO
 
 import numpy as np
@@ -19,9 +22,9 @@ from ..text import UserError, to_say
 # %% ../../nbs/images/00_decode.ipynb #5b151b94
 FORMATS = {
     "JPEG": ".jpg", "PNG": ".png", "GIF": ".gif", "BMP": ".bmp", "PPM": ".ppm", "TIFF": ".tif",
-    "WEBP": ".webp", "MPO": ".jpg", "JPEG2000": ".jp2", "AVIF": ".avif",
+    "WEBP": ".webp", "MPO": ".jpg", "JPEG2000": ".jp2", "AVIF": ".avif", "HEIF": ".heic",
 }  # fmt: skip
-TRIED = [format for format in FORMATS if format != "MPO"]  # Which Pillow opens as JPEG
+TRIED = [format for format in FORMATS if format not in ("MPO", "HEIF")]  # Opened as JPEG; see `learn_heif`
 MAX_BYTES = 256 * 2**20  # A file above this is not read
 MAX_PIXELS = 64_000_000  # Known from the header, before anything is decoded
 MIN_SIDE_PX = 2
@@ -43,6 +46,13 @@ REASONS = {
     "unsupported_mode": to_say(
         "{name} holds numbers without a known scale ({mode}): save it with 8 or 16 bits"
     ),
+    "format_not_enabled": to_say(
+        "{name} is in the format {format}: say pip install {package}, or save it as PNG or JPEG"
+    ),
+}
+
+# %% ../../nbs/images/00_decode.ipynb #d3a782af
+REASONS |= {
     "not_regular_file": to_say("{name} is no ordinary file: links, pipes and devices are not followed"),
     "unreadable": to_say("{name} cannot be read ({detail}): check its permissions"),
     "vanished": to_say("{name} vanished before it was read: import again"),
@@ -51,10 +61,23 @@ REASONS = {
     ),
     "name_encoding": to_say("{name} lies in a folder whose name is not UTF-8: rename the folder"),
     "no_label": to_say("{name} lies in no class folder: move it into one, or import with --label-from none"),
+    "no_split": to_say("{name} lies in no folder train, valid or test: move it, or leave --split-from out"),
     "outside": to_say(
         "{name} lies outside of the folder of the table: move it there, or set CMLOPS_IMAGE_ROOTS"
     ),
+    "unsafe_path": to_say("{name} is a path that leads out of its place: rename it"),
     "bad_row": to_say("{name} has no path, or more or fewer fields than the first line: correct the table"),
+    "bad_quotes": to_say("{name} has quotes that do not match: correct the table"),
+    "long_line": to_say("{name} is longer than {limit} characters: correct the table"),
+    "bad_value": to_say("{name} has {value} in column {column}: correct the table"),
+    "long_group": to_say("{name} belongs to a group whose name is longer than {limit} characters"),
+    "archive": to_say("{name} is an archive: unpack it, or import it by itself"),
+    "encrypted": to_say("{name} is encrypted: unpack it with its password, and import the folder"),
+    "unsupported_method": to_say("{name} is packed by method {method}: pack it again as an ordinary zip"),
+    "overlapping": to_say("{name} shares its bytes with another entry: no honest archive is built like that"),
+    "bomb": to_say(
+        "{name} grows to {times} times its size: if you trust it, unpack it and import the folder"
+    ),
 }
 
 # %% ../../nbs/images/00_decode.ipynb #31d44518
@@ -77,16 +100,49 @@ OTHER_FORMATS = {
     b"%PDF": "PDF", b"%!PS": "PostScript", b"\xc5\xd0\xd3\xc6": "EPS", b"\xd7\xcd\xc6\x9a": "WMF",
     b"8BPS": "PSD", b"DDS ": "DDS", b"qoif": "QOI", b"icns": "ICNS", b"BLP": "BLP", b"SIMPLE": "FITS",
     b"\0\0\1\0": "ICO", b"\0\0\2\0\1\0": "CUR", b"\x01\xda": "SGI", b"\x59\xa6\x6a\x95": "SUN",
-    b"ftypheic": "HEIC", b"ftypheix": "HEIC", b"ftypheif": "HEIF", b"<svg": "SVG",
+    b"\n\5\1": "PCX", b"gimp xcf": "XCF", b"\x76\x2f\x31\x01": "EXR", b"#?RADIANCE": "HDR",
+    b"\xff\x0a": "JPEG XL", b"\0\0\0\x0cJXL ": "JPEG XL", b"\x89HDF": "HDF5", b"<svg": "SVG",
 }  # fmt: skip
+ARCHIVES = (
+    b"PK\3\4",
+    b"PK\5\6",
+    b"Rar!",
+    b"7z\xbc\xaf",
+    b"\x1f\x8b",
+    b"BZh",
+    b"\xfd7zXZ",
+    b"\x28\xb5\x2f\xfd",
+)
+BRANDS = dict.fromkeys((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"), "HEIC")
+BRANDS |= {b"isom": "MP4", b"mp41": "MP4", b"mp42": "MP4", b"qt  ": "MOV", b"crx ": "CR3", b"heif": "HEIC"}
 
 # %% ../../nbs/images/00_decode.ipynb #44e39911
 def other_format(
     data: bytes,  # What Pillow could not identify
 ) -> str:  # The name of a format that is not accepted, or ""
     "Recognise common formats that are refused by policy."
-    starts = (format for mark, format in OTHER_FORMATS.items() if data.startswith(mark) or data[4:12] == mark)
+    if data[4:8] == b"ftyp":
+        return BRANDS.get(data[8:12], "")
+    if data[128:132] == b"DICM":
+        return "DICOM"
+    starts = (format for mark, format in OTHER_FORMATS.items() if data.startswith(mark))
     return next(starts, "SVG" if b"<svg" in data[:1024].lower() else "")
+
+# %% ../../nbs/images/00_decode.ipynb #83292f08
+JPEG_KINDS = {0xC3: "lossless JPEG", 0xC7: "lossless JPEG", 0xCB: "lossless JPEG", 0xCF: "lossless JPEG"}
+
+
+def rare_jpeg(
+    data: bytes,  # What could not be decoded
+) -> str:  # What kind of JPEG it is if that explains it, or ""
+    "Read the frame header of a JPEG."
+    at = 2
+    while data.startswith(b"\xff\xd8") and at + 5 <= len(data) and data[at] == 0xFF:
+        marker, length = data[at + 1], int.from_bytes(data[at + 2 : at + 4])
+        if marker in range(0xC0, 0xD0) and marker not in (0xC4, 0xC8, 0xCC):
+            return JPEG_KINDS.get(marker, f"{data[at + 4]}-bit JPEG" if data[at + 4] != 8 else "")
+        at += 1 if marker == 0xFF else 2 + length
+    return ""
 
 # %% ../../nbs/images/00_decode.ipynb #a2b6a433
 def is_cut_off(
@@ -108,13 +164,36 @@ def refusal(
     "Find the reason for which `data` could not be decoded."
     if isinstance(error, Image.DecompressionBombError | MemoryError):
         return UnreadableImage(name, "too_many_pixels", limit=MAX_PIXELS // 10**6)
-    if format := other_format(data):
+    if data.startswith(ARCHIVES):
+        return UnreadableImage(name, "archive")
+    if (format := other_format(data)) == "HEIC":
+        return UnreadableImage(name, "format_not_enabled", format=format, package="pillow-heif")
+    if format := format or rare_jpeg(data):
         return UnreadableImage(name, "unsupported_format", format=format)
     if is_cut_off(data, error):
         return UnreadableImage(name, "truncated")
     begins_well = data.startswith((*END_MARKS, *OTHER_STARTS)) or data[4:].startswith(OTHER_STARTS)
     opened = not isinstance(error, Image.UnidentifiedImageError)
     return UnreadableImage(name, "damaged" if begins_well or opened else "not_an_image")
+
+# %% ../../nbs/images/00_decode.ipynb #1e755627
+@cache
+def learn_heif() -> bool:  # Whether HEIC can be read from now on
+    "Make Pillow know HEIC, if that is installed."
+    try:
+        from pillow_heif import register_heif_opener
+    except ImportError:
+        return False
+    register_heif_opener()
+    return True
+
+# %% ../../nbs/images/00_decode.ipynb #985e7f74
+def tried_formats(
+    data: bytes,  # A whole file
+) -> list[str]:  # What Pillow may open it as
+    "The formats that are tried on a file."
+    is_heic = data[4:8] == b"ftyp" and BRANDS.get(data[8:12]) == "HEIC"
+    return [*TRIED, "HEIF"] if is_heic and learn_heif() else TRIED
 
 # %% ../../nbs/images/00_decode.ipynb #1b5be9cd
 def open_picture(
@@ -127,7 +206,7 @@ def open_picture(
     if len(data) > MAX_BYTES:
         raise UnreadableImage(name, "too_many_bytes", limit=MAX_BYTES // 2**20)
     try:
-        image = Image.open(BytesIO(data), formats=TRIED)
+        image = Image.open(BytesIO(data), formats=tried_formats(data))
     except Exception as error:  # Plugins raise anything on foreign bytes
         raise refusal(name, data, error) from error
     if image.width * image.height > MAX_PIXELS:
@@ -144,6 +223,9 @@ TURNS = {
 }  # fmt: skip
 
 # %% ../../nbs/images/00_decode.ipynb #fd7735ba
+NOTES = frozenset(("exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif"))  # Where Pillow keeps them
+
+
 def turn_of(
     image: Image.Image,  # Loaded, or at least opened
 ) -> Image.Transpose | None:  # How to turn it upright
@@ -178,7 +260,7 @@ def load_upright(
         # These decoders are content without the end of a file, JPEG 2000 even without most of its pixels.
         if {"PNG": b"IEND", "JPEG2000": b"\xff\xd9"}.get(format, b"") not in data:
             raise EOFError(format)
-        turn = turn_of(image)
+        turn = turn_of(image) if format == "TIFF" or not NOTES.isdisjoint(image.info) else None
         return (image if turn is None else image.transpose(turn)), format
     except Exception as error:  # Decoders raise anything on foreign bytes
         raise refusal(name, data, error) from error
@@ -228,20 +310,38 @@ def eight_bits(
     return image if mode in ("L", "RGB") else image.convert("L" if mode == "1" else "RGB")
 
 # %% ../../nbs/images/00_decode.ipynb #fb29b374
+def picture_of(
+    data: bytes,  # A whole file
+    name: str = "",  # For the message
+) -> tuple[Image.Image, str]:  # Upright, in mode L or RGB; and the real format of the file
+    "Decode one file and say what it was."
+    image, format = load_upright(data, name)
+    try:
+        return eight_bits(image, name), format
+    except UnreadableImage:
+        raise
+    except Exception as error:  # Palettes and profiles are foreign bytes too
+        raise refusal(name, data, error) from error
+
+# %% ../../nbs/images/00_decode.ipynb #58eb8061
+def pixels_of(
+    image: Image.Image,  # Mode L or RGB
+    channels: int = 3,  # 3: RGB, 1: grey
+) -> np.ndarray:  # (H, W, channels) uint8
+    "The pixels of a picture, in memory of their own."
+    mode = "L" if channels == 1 else "RGB"
+    image = image if image.mode == mode else image.convert(mode)  # Pillow copies even if nothing changes
+    return np.array(image).reshape(image.height, image.width, channels)
+
+# %% ../../nbs/images/00_decode.ipynb #1974ca9a
 def read_picture(
     data: bytes,  # A whole file
     name: str = "",  # For the message
     channels: int = 3,  # 3: RGB, 1: grey
 ) -> tuple[np.ndarray, str]:  # (H, W, channels) uint8, and the real format of the file
-    "Decode one file and say what it was."
-    image, format = load_upright(data, name)
-    try:
-        image = eight_bits(image, name).convert("L" if channels == 1 else "RGB")
-    except UnreadableImage:
-        raise
-    except Exception as error:  # Palettes and profiles are foreign bytes too
-        raise refusal(name, data, error) from error
-    return np.array(image).reshape(image.height, image.width, channels), format
+    "Decode one file into an array and say what it was."
+    image, format = picture_of(data, name)
+    return pixels_of(image, channels), format
 
 # %% ../../nbs/images/00_decode.ipynb #ec0b19ad
 def decode(

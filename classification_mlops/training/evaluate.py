@@ -34,7 +34,8 @@ from ..registry.pyfunc import Calibration
 from ..registry.registration import RegisteredModel, parity_gate
 from ..text import say
 from .run import TrainingRun
-from ..workspace import Workspace, write_atomically
+from ..workspace import Workspace
+from ..yaml import write_atomically
 
 # %% ../../nbs/training/02_evaluate.ipynb #6f458f98
 @dataclass(frozen=True)

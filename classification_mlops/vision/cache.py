@@ -23,7 +23,8 @@ from ..images.decode import decode
 from ..images.store import read_image
 from ..text import UserError
 from .preprocess import Preprocessing
-from ..workspace import Workspace, write_atomically
+from ..workspace import Workspace
+from ..yaml import write_atomically
 
 # %% ../../nbs/vision/02_cache.ipynb #ad4b9df4
 def prepared(
