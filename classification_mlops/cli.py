@@ -12,7 +12,16 @@ from typing import Annotated
 
 import typer
 
-from .commands import data, place, serving, training
+from classification_mlops.commands import (
+    data,
+    labels,
+    place,
+    serving,
+    split,
+    training,
+)
+from .commands import duplicates as duplicates  # Adds to `cmlops data`
+from .commands import export as export
 from .commands.output import command
 from .text import say
 from .tour import demo_command
@@ -25,7 +34,7 @@ def print_version(wanted: bool):
         raise typer.Exit
 
 # %% ../nbs/90_cli.ipynb #4fcd3673
-ORDER = "init doctor demo theme label data split stats train models serve predict lab".split()
+ORDER = "init doctor demo theme label data split golden stats train models serve predict lab".split()
 
 
 class InOrder(typer.core.TyperGroup):
@@ -56,15 +65,16 @@ def common_options(
 command(app, say("Create or upgrade the workspace: folders, files, database."), "init")(place.init_command)
 command(app, say("Check the installation."), "doctor")(place.doctor_command)
 command(app, say("See the whole way on real pictures: import, split, train, serve."), "demo")(demo_command)
-command(app, say("Split new pictures into train, valid and test."), "split")(data.split_command)
-command(app, say("Count pictures per label and split."), "stats")(data.stats_command)
+command(app, say("Split new pictures into train, valid and test."), "split")(split.split_command)
+command(app, say("Count pictures per label and split."), "stats")(labels.stats_command)
 command(app, say("Train, test, register: executes pipelines/train.ipynb."), "train")(training.train_command)
 command(app, say("Serve a model through MLflow's REST server."), "serve")(serving.serve_command)
 command(app, say("Classify picture files through a model server."), "predict")(serving.predict_command)
 command(app, say("Open JupyterLab."), "lab")(place.lab_command)
 app.add_typer(data.theme_app, name="theme")
-app.add_typer(data.label_app, name="label")
+app.add_typer(labels.label_app, name="label")
 app.add_typer(data.data_app, name="data")
+app.add_typer(split.golden_app, name="golden")
 app.add_typer(training.models_app, name="models")
 
 # %% ../nbs/90_cli.ipynb #35c3e67d

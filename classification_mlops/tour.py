@@ -20,13 +20,13 @@ import typer
 
 from classification_mlops.commands.data import (
     data_import,
-    split_command,
-    stats_command,
     theme_create,
     theme_list,
 )
+from .commands.labels import stats_command
 from .commands.output import Answer, fact_lines
 from .commands.place import init_command
+from .commands.split import split_command
 from .commands.training import Overrides, models_promote, train_command
 from .text import UsageError, UserError, say
 from .workspace import Workspace, find_workspace, git_state
