@@ -6,10 +6,13 @@ import os
 import pwd
 import shutil
 import signal
+import socket
 import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
+from urllib.request import urlopen
 from uuid import uuid4
 
 import psycopg
@@ -117,3 +120,42 @@ def engine(database_url):
     upgrade_database(engine)
     yield engine
     engine.dispose()
+
+
+@pytest.fixture(scope="session")
+def s3_address():
+    "A running server of the S3 protocol, in a process of its own, on a free port of this machine."
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    program = f"from moto.server import main; main(['-H', '127.0.0.1', '-p', '{port}'])"
+    quiet = dict(stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    server = subprocess.Popen([sys.executable, "-c", program], preexec_fn=end_with_parent, **quiet)
+    address, deadline = f"http://127.0.0.1:{port}", time.monotonic() + START_S
+    try:
+        while True:
+            assert server.poll() is None, "the S3 server has ended"
+            try:
+                urlopen(f"{address}/moto-api/").close()
+                break
+            except OSError:
+                assert time.monotonic() < deadline, "the S3 server does not answer"
+                time.sleep(0.05)
+        yield address
+    finally:
+        server.terminate()
+        server.wait(START_S)
+
+
+@pytest.fixture
+def s3_uri(s3_address, monkeypatch):
+    "The address of an empty bucket; this process and its children reach it with these credentials."
+    import fsspec
+
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", s3_address)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "canary-of-a-secret")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    bucket = f"pictures-{uuid4().hex}"
+    fsspec.filesystem("s3").mkdir(bucket)
+    return f"s3://{bucket}"

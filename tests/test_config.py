@@ -646,7 +646,7 @@ def test_writing_through_a_link_and_with_the_longest_name(tmp_path):
 def test_killed_while_writing(tmp_path):
     "Whenever the writer dies, the file is one of the versions that it wrote."
     code = (
-        "import sys; from classification_mlops.workspace import write_atomically\n"
+        "import sys; from classification_mlops.yaml import write_atomically\n"
         "for n in range(10**6): write_atomically(sys.argv[1], f'{n}\\n' * 50_000); print(n, flush=True)"
     )
     file = tmp_path / "a.txt"

@@ -67,12 +67,20 @@ def constraints(engine) -> dict:
     }
 
 
+TALLIES = ("picture_text", "picture_mark", "ix_train_data_name_pieces")  # SQL that SQLAlchemy does not speak
+
+
 def test_models_and_migrations_agree(engine):
     from alembic.autogenerate import compare_metadata
     from alembic.migration import MigrationContext
 
     with engine.connect() as connection:
-        options = dict(version_table="schema_version", compare_type=True, compare_server_default=True)
+        options = dict(
+            version_table="schema_version",
+            compare_type=True,
+            compare_server_default=True,
+            include_name=lambda name, kind, parents: not (name or "").startswith(TALLIES),
+        )
         context = MigrationContext.configure(connection, opts=options)
         assert compare_metadata(context, Base.metadata) == []
     expected = {

@@ -230,7 +230,7 @@ def test_broken_exif_does_not_touch_the_pixels(exif):
         (b"\xc5\xd0\xd3\xc6" + bytes(60), "unsupported_format"),
         (b"\xd7\xcd\xc6\x9a" + bytes(60), "unsupported_format"),
         (b"<?xml version='1.0'?>\n<SVG onload='alert(1)'>", "unsupported_format"),
-        (b"\0\0\0\x18ftypheic" + bytes(40), "unsupported_format"),
+        (b"\0\0\0\x18ftypheic" + bytes(40), "format_not_enabled"),
         (file_of(scene(), "ICO"), "unsupported_format"),
         (file_of(scene(), "TGA"), "not_an_image"),
         (file_of(scene())[:20], "truncated"),
@@ -303,7 +303,7 @@ def test_a_jpeg_cut_off_says_so():
     assert {reason_of(data[: len(data) * share // 100]) for share in (10, 50, 90, 99)} == {"truncated"}
 
 
-SEEDS = [file_of(scene(), format) for format in FORMATS if format != "MPO"]
+SEEDS = [file_of(scene(), format) for format in FORMATS if format not in ("MPO", "HEIF")]
 SEEDS += [
     file_of(scene("CMYK"), "JPEG"),
     file_of(scene("P"), "GIF"),
@@ -425,7 +425,7 @@ def test_a_full_disk_is_said_and_leaves_nothing(tmp_path):
         env={**os.environ, "CMLOPS_LANG": "en"},
     )
     message, left = done.stdout.splitlines()
-    assert "File too large" in message and left == "0", done.stderr
+    assert ("File too large" in message or "No space left" in message) and left == "0", done.stderr
 
 
 def test_sweep_takes_only_old_temporary_files(workspace):

@@ -18,7 +18,8 @@ import pytest
 from PIL import Image
 from sqlalchemy import event, func, select, update
 
-from classification_mlops.db.check import check_theme, export_theme
+from classification_mlops.db.check import check_theme
+from classification_mlops.db.export import export_theme
 from classification_mlops.db.ingest import ImportReport, import_csv, import_folder
 from classification_mlops.db.labels import add_label, delete_label, list_labels
 from classification_mlops.db.schema import Label, LabelEvent, Theme, TrainData, utc_now
@@ -211,7 +212,7 @@ def test_a_class_folder_that_is_no_text_is_refused(engine, workspace, theme, sou
 
 
 def test_files_that_vanish_or_cannot_be_read(engine, workspace, theme, source, monkeypatch):
-    "A file is removed, and a folder closed, between the two walks."
+    "A file is removed after it was listed."
     import classification_mlops.db.ingest as ingest
 
     whole = ingest.settle_labels
@@ -221,14 +222,7 @@ def test_files_that_vanish_or_cannot_be_read(engine, workspace, theme, source, m
         (source / "good" / "0.png").unlink()
         return found
 
-    real = ingest.folder_candidates
-
-    def with_a_ghost(*arguments):
-        yield from real(*arguments)
-        yield ingest.Candidate(str(source / "good" / "ghost.png"), "good/ghost.png", "good")
-
     monkeypatch.setattr(ingest, "settle_labels", settle_and_remove)
-    monkeypatch.setattr(ingest, "folder_candidates", with_a_ghost)
     report = import_folder(engine, workspace, theme, source, create_labels=True, actor="ann")
     assert (report.added, dict(report.reasons)) == (5, {"vanished": 1})
 
@@ -284,7 +278,7 @@ def test_labels_and_groups_are_filled_in_but_not_replaced(engine, workspace, the
     first = import_folder(
         engine, workspace, theme, source / "good", label_from="x", create_labels=True, actor="ben"
     )
-    assert (first.already_there, first.labeled, first.conflicts) == (2, 2, [])
+    assert (first.already_there, first.labeled, len(first.conflicts)) == (2, 2, 0)
     second = import_folder(
         engine, workspace, theme, source / "good", label_from="y", create_labels=True, actor="eve"
     )
@@ -453,11 +447,7 @@ def test_allowed_roots_open_other_places(engine, workspace, theme, source, tmp_p
         ("filepath,label\na,b\n", "did you mean path"),
         ("path,lable\na,b\n", "did you mean label"),
         ("path,path\na,b\n", "twice"),
-        ("path;label\na;b\n", "not known"),
-        ('path\n"open\n', "no readable CSV"),
-        ("path\n" + "x" * 20_000, "no readable CSV"),
-        ("path,label\nねじ.png,傷\n".encode("cp932"), "UTF-8"),
-        (b"\xff\xfep\0a\0t\0h\0", "UTF-8"),
+        ("path,label\nねじ.png,傷\n".encode("cp932"), "Shift_JIS"),
     ],
     ids=lambda value: repr(value)[:24],
 )
@@ -465,7 +455,7 @@ def test_tables_that_are_none(engine, workspace, theme, source, content, said):
     (source / "t.csv").write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(UsageError, match=said):
         import_csv(engine, workspace, theme, source / "t.csv", create_labels=True, actor="ann")
-    with pytest.raises(UsageError, match="cannot be read"):
+    with pytest.raises(UsageError, match=r"cannot be read|does not exist"):
         import_csv(engine, workspace, theme, source / "nothing.csv", actor="ann")
     assert rows_of(engine) == []
 
@@ -482,12 +472,12 @@ def a_decoder_that(act: str, monkeypatch):
     code = (
         "import os, signal, time\n"
         "import classification_mlops.images.examine as examine\n"
-        "whole = examine.read_picture\n"
-        "def read_picture(data, name):\n"
-        "    pixels, format = whole(data, name)\n"
-        f"    if pixels.shape[0] == 13: {act}\n"
-        "    return pixels, format\n"
-        "examine.read_picture = read_picture\n"
+        "whole = examine.seen_in\n"
+        "def seen_in(data, name):\n"
+        "    seen = whole(data, name)\n"
+        f"    if seen.height == 13: {act}\n"
+        "    return seen\n"
+        "examine.seen_in = seen_in\n"
         "examine.work()\n"
     )
     popen = subprocess.Popen
@@ -516,8 +506,8 @@ def test_a_file_that_brings_the_decoder_down_costs_only_itself(
 def test_memory_of_a_worker_is_limited(engine, workspace, theme, source, monkeypatch):
     a_decoder_that("bytearray(8 * 2**30)", monkeypatch)
     picture(source / "bad" / "terrible.png", 99, side_px=13)
-    with pytest.raises(RuntimeError, match="MemoryError"):
-        import_folder(engine, workspace, theme, source, create_labels=True, actor="ann")
+    report = import_folder(engine, workspace, theme, source, create_labels=True, actor="ann")
+    assert (report.added, dict(report.reasons)) == (6, {"crashed": 1})
 
 
 @ON_SQLITE
@@ -573,7 +563,8 @@ def small_batches(monkeypatch):
 
 def start_import(code, workspace, source, url):
     command = [sys.executable, "-c", code, workspace.root, source, url]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    return subprocess.Popen(command, text=True, **pipes)
 
 
 @pytest.mark.parametrize("round_number", range(2))
@@ -616,7 +607,9 @@ def test_kill_9_in_the_middle_and_again(engine, workspace, theme, tmp_path, smal
 def test_ctrl_c_ends_an_import_and_its_workers(engine, workspace, theme, tmp_path, small_batches):
     for number in range(400):
         picture(tmp_path / "s" / "a" / f"{number}.png", number)
-    process = start_import(small_batches, workspace, tmp_path / "s", engine.url.render_as_string(False))
+    told = "print(done, flush=True)"
+    waits = small_batches.replace(told, f"({told}, done > 50 and sys.stdin.readline())")
+    process = start_import(waits, workspace, tmp_path / "s", engine.url.render_as_string(False))
     process.stdout.readline()
     children = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(signal.SIGINT)
@@ -642,8 +635,8 @@ def test_batches_fit_into_memory(tmp_path):
         big.save(path)
     files = ((str(path), path.name) for path in sorted((tmp_path / "s").iterdir()))
     assert max(map(len, examine_module.in_batches(files))) == 1
-    tiny = ((str(picture(tmp_path / "t" / f"{n}.png", n)), "") for n in range(300))
-    assert [len(batch) for batch in examine_module.in_batches(tiny)] == [250, 50]
+    tiny = ((str(picture(tmp_path / "t" / f"{n}.png", n)), "") for n in range(600))
+    assert [len(batch) for batch in examine_module.in_batches(tiny)] == [500, 100]
 
 
 def test_statements_per_batch_do_not_grow(engine, workspace, theme, tmp_path):
@@ -668,7 +661,8 @@ def test_export_and_import_again(engine, workspace, theme, source, tmp_path):
     columns = (Label.label_name, TrainData.labeled_by, TrainData.group_key, TrainData.sha256)
     before = rows_of(engine, *columns)
     told = []
-    assert export_theme(engine, workspace, theme, tmp_path / "out", progress=lambda *a: told.append(a)) == 3
+    exported = export_theme(engine, workspace, theme, tmp_path / "out", progress=lambda *a: told.append(a))
+    assert exported.count == 3
     assert told[-1] == (3, 3)
     with (tmp_path / "out" / "manifest.csv").open(encoding="utf-8-sig", newline="") as file:
         manifest = list(csv.DictReader(file))
@@ -702,7 +696,7 @@ def test_check_finds_orphans(engine, workspace, theme, source):
         folder = workspace.images / str(session.scalar(select(Theme.id)))
     (folder / "ab").mkdir(exist_ok=True)
     (folder / "ab" / f"{TEMPORARY}x").touch()
-    assert check_theme(engine, workspace, theme).orphaned == [f"images/{folder.name}/ab/{TEMPORARY}x"]
+    assert check_theme(engine, workspace, theme).leftovers == [f"images/{folder.name}/ab/{TEMPORARY}x"]
 
 
 def test_the_engine_of_a_fresh_process(tmp_path):
