@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['MOST_BITS', 'Found', 'ROWS', 'COLUMNS', 'CROWD', 'FEW', 'CUT_BITS', 'pieces', 'close_in_block', 'Groups', 'met_first',
-           'meetings', 'close_by_piece', 'close_pairs', 'flat', 'met_anew', 'most_common_size', 'candidates', 'Nearest']
+           'meetings', 'close_by_piece', 'close_pairs', 'flat', 'met_anew', 'most_common_size', 'candidates',
+           'holds_together', 'Nearest']
 
 # %% ../../nbs/images/03_neighbours.ipynb #5a9576f8
 from collections.abc import Iterator
@@ -215,9 +216,27 @@ def candidates(
             )
             yield np.minimum(i, j)[cut], np.maximum(i, j)[cut]
 
+# %% ../../nbs/images/03_neighbours.ipynb #d4f1c20b
+def holds_together(
+    pairs: np.ndarray,  # (P, 2), each once
+    scores: np.ndarray,  # (P,), above 0 and at most 1
+) -> np.ndarray:  # (P,) bool
+    "A maximum spanning forest: without any of these pairs, something would fall apart."
+    from scipy.sparse import csr_array
+    from scipy.sparse.csgraph import minimum_spanning_tree
+
+    names, places = np.unique(pairs, return_inverse=True)
+    first, second = places.reshape(-1, 2).T
+    number = np.arange(1, len(pairs) + 1)
+    ranks = np.empty(len(pairs))
+    ranks[np.argsort(-scores, kind="stable")] = number  # All different, so the forest is the only one
+    graph = csr_array((ranks, (first, second)), shape=(len(names), len(names)))
+    kept = minimum_spanning_tree(graph).data.astype(int)
+    return np.isin(ranks.astype(int), kept)
+
 # %% ../../nbs/images/03_neighbours.ipynb #2c183946
 class Nearest:
-    "For every new picture, the pairs of highest score."
+    "For every new picture, the pairs of highest score, and those that hold clusters together."
 
     def __init__(self, new: np.ndarray, most: int):
         self.new, self.most = new, most
@@ -233,7 +252,7 @@ class Nearest:
             self.prune()
 
     def prune(self) -> np.ndarray:  # (P, 2), each pair once, in order
-        "Keep a pair if it is among the best of one of its new ends."
+        "Keep a pair if it is among the best of one of its new ends, or holds others together."
         pairs, places = np.unique(np.concatenate(self.pairs), axis=0, return_index=True)
         scores = np.concatenate(self.scores)[places]
         ends, twice = pairs.T.ravel(), np.tile(scores, 2)
@@ -243,6 +262,6 @@ class Nearest:
         ranks[order] = np.arange(len(ends)) - starts
         counts = self.new[ends]
         self.crowded[ends[counts & (ranks >= self.most)]] = True
-        keep = (counts & (ranks < self.most)).reshape(2, -1).any(0)
+        keep = (counts & (ranks < self.most)).reshape(2, -1).any(0) | holds_together(pairs, scores)
         self.pairs, self.scores, self.waiting = [pairs[keep]], [scores[keep]], 0
         return pairs[keep]
