@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import select, update
 
-from classification_mlops.commands import labels as commands
+from classification_mlops.commands.output import numbers_of
 from classification_mlops.db.agreement import agreement, disagreed
 from classification_mlops.db.labels import (
     add_label,
@@ -319,7 +319,7 @@ def test_a_filter_refuses_nonsense():
         with pytest.raises(UsageError):
             Filter(**wrong)
     assert replace(Filter(label="a"), golden=False).given == {"label", "golden"}
-    assert commands.numbers_of("1-3,7") == [1, 2, 3, 7]
+    assert numbers_of("1-3,7") == [1, 2, 3, 7]
     for wrong in ("", "1;2", "a", "3-", "-1", "1-99999999"):
         with pytest.raises(UsageError):
-            commands.numbers_of(wrong)
+            numbers_of(wrong)

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['WORDS', 'Answer', 'table', 'on_terminal', 'terminal_width', 'as_text', 'fact_lines', 'command', 'common_parameters',
-           'error_line', 'answer_status', 'print_answer', 'progress_bar', 'confirmed', 'connect', 'current_actor']
+           'error_line', 'answer_status', 'print_answer', 'progress_bar', 'numbers_of', 'confirmed', 'connect',
+           'current_actor']
 
 # %% ../../nbs/commands/00_output.ipynb #b7573d6c
 import inspect
@@ -19,7 +20,7 @@ from io import StringIO
 
 import typer
 
-from ..text import UserError, one_line, say, to_say
+from ..text import UsageError, UserError, one_line, say, to_say
 
 # %% ../../nbs/commands/00_output.ipynb #b047b3cf
 @dataclass(frozen=True)
@@ -186,6 +187,23 @@ def progress_bar(
     with Progress(*columns, console=console, disable=not on_terminal(), transient=True) as progress:
         task = progress.add_task(description, total=None)
         yield lambda done, total=None: progress.update(task, completed=done, total=total)
+
+# %% ../../nbs/commands/00_output.ipynb #1d19655a
+def numbers_of(
+    ids: str,  # Such as "3,17,20-29"
+) -> list[int]:
+    "The numbers that somebody typed."
+    numbers = []
+    for part in ids.replace(", ", ",").replace(" ", ",").split(","):
+        ends = part.split("-")
+        if (
+            not all(end.isascii() and end.isdecimal() and len(end) < 10 for end in ends)
+            or len(ends) > 2
+            or int(ends[-1]) - int(ends[0]) > 10**6
+        ):
+            raise UsageError("ids are written like 3,17,20-29, not {ids}", ids=ids)
+        numbers += range(int(ends[0]), int(ends[-1]) + 1)
+    return numbers
 
 # %% ../../nbs/commands/00_output.ipynb #8205566c
 def confirmed(
