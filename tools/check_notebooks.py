@@ -75,13 +75,19 @@ def orphans(known: set[str]):
             yield f"{path.relative_to(ROOT)}: no notebook exports this module"
 
 
+def loaded_heavy(names: list[str]) -> str:
+    "What of `HEAVY` the import of these modules loads, or why it fails."
+    modules = ", ".join(f"classification_mlops.{name}" for name in names)
+    code = f"import sys, {modules}; print(*set({HEAVY}) & set(sys.modules))"
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    return result.stderr.splitlines()[-1] if result.returncode else result.stdout.strip()
+
+
 def heavy_imports(known: set[str]):
     "Light modules that load a heavy library."
-    for name in (name for name in known if name.split(".")[0] in LIGHT):
-        code = f"import sys, classification_mlops.{name}; print(*set({HEAVY}) & set(sys.modules))"
-        result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
-        if result.returncode or result.stdout.strip():
-            yield f"{name}: must stay light, {result.stdout.strip() or result.stderr.splitlines()[-1]}"
+    light = sorted(name for name in known if name.split(".")[0] in LIGHT)
+    if loaded_heavy(light):  # All at once; one by one only to say which
+        yield from (f"{name}: must stay light, {found}" for name in light if (found := loaded_heavy([name])))
 
 
 def main() -> int:
