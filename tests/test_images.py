@@ -16,7 +16,14 @@ from hypothesis import strategies as st
 from PIL import Image, ImageDraw, PngImagePlugin
 
 from classification_mlops.images import decode as decode_module
-from classification_mlops.images.decode import FORMATS, UnreadableImage, decode, read_header, read_picture
+from classification_mlops.images.decode import (
+    FORMATS,
+    UnreadableImage,
+    decode,
+    picture_of,
+    read_header,
+    read_picture,
+)
 from classification_mlops.images.fingerprint import hamming, perceptual_hash, sha256_of
 from classification_mlops.images.store import (
     TEMPORARY,
@@ -324,12 +331,19 @@ def test_random_damage_gives_pixels_or_a_reason(data, flips, keep):
     damaged = bytearray(data[: max(1, int(len(data) * max(keep, 0.5)))])
     for place, value in flips:
         damaged[int(place * len(damaged))] = value
+    reason = None
     try:
         pixels = decode(bytes(damaged), "x.png")
     except UnreadableImage as error:
-        assert error.reason in decode_module.REASONS
+        assert (reason := error.reason) in decode_module.REASONS
     else:
         assert pixels.dtype == np.uint8 and pixels.ndim == 3 and pixels.shape[2] == 3
+    try:
+        picture_of(bytes(damaged), "x.png", grey=True)
+    except UnreadableImage as error:
+        assert error.reason == reason
+    else:
+        assert reason is None
 
 
 def test_the_real_format_counts():

@@ -251,11 +251,14 @@ def read_header(
 def load_upright(
     data: bytes,  # A whole file
     name: str = "",  # For the message
+    grey: bool = False,  # Leave the colours of a JPEG out, which it keeps apart
 ) -> tuple[Image.Image, str]:  # The first frame, decoded and turned, in the mode of the file; its format
     "Decode everything, or refuse."
     image = open_picture(data, name)
     format = image.format
     try:
+        if grey:
+            image.draft("L", None)
         image.load()
         # These decoders are content without the end of a file, JPEG 2000 even without most of its pixels.
         if {"PNG": b"IEND", "JPEG2000": b"\xff\xd9"}.get(format, b"") not in data:
@@ -313,9 +316,10 @@ def eight_bits(
 def picture_of(
     data: bytes,  # A whole file
     name: str = "",  # For the message
+    grey: bool = False,  # Leave the colours of a JPEG out
 ) -> tuple[Image.Image, str]:  # Upright, in mode L or RGB; and the real format of the file
     "Decode one file and say what it was."
-    image, format = load_upright(data, name)
+    image, format = load_upright(data, name, grey)
     try:
         return eight_bits(image, name), format
     except UnreadableImage:

@@ -140,7 +140,7 @@ def seen_in(
     if pixels is not None:
         height, width = pixels.shape[:2]
     else:
-        image, format = picture_of(data, name)
+        image, format = picture_of(data, name, grey=True)
         pixels, suffix, (width, height) = fewer_pixels(image), FORMATS[format], image.size
     return Seen(signature(pixels).tobytes(), width, height, suffix)
 
