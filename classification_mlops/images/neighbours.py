@@ -192,7 +192,7 @@ def most_common_size(
     return sizes == values[np.argmax(counts)] if len(values) else np.zeros(0, bool)
 
 # %% ../../nbs/images/03_neighbours.ipynb #1cefb09f
-CUT_BITS = 2  # By which the hash of a middle may differ more: nobody cuts evenly at four sides
+CUT_BITS = 4  # By which the hash of a middle may differ more: nobody cuts evenly at four sides
 
 # %% ../../nbs/images/03_neighbours.ipynb #6b0459bf
 def candidates(
@@ -262,6 +262,8 @@ class Nearest:
         ranks[order] = np.arange(len(ends)) - starts
         counts = self.new[ends]
         self.crowded[ends[counts & (ranks >= self.most)]] = True
-        keep = (counts & (ranks < self.most)).reshape(2, -1).any(0) | holds_together(pairs, scores)
+        keep = (counts & (ranks < self.most)).reshape(2, -1).any(0)
+        if not keep.all():
+            keep |= holds_together(pairs, scores)
         self.pairs, self.scores, self.waiting = [pairs[keep]], [scores[keep]], 0
         return pairs[keep]
