@@ -200,9 +200,10 @@ def compare_new(
     theme_name: str,
     arrivals: Arrivals,
     after: int,  # The highest number before the import
+    progress: Progress | None = None,  # Told (done, total) pairs of files, where there are many
 ) -> int:  # Pictures of this import that look like copies
     "Find near-duplicates of what has arrived."
-    find_duplicates(engine, workspace, theme_name, arrivals.actor, unread=False)
+    find_duplicates(engine, workspace, theme_name, arrivals.actor, progress, unread=False)
     new = (TrainData.theme_id == arrivals.theme_id, TrainData.id > after, TrainData.cluster_id.is_not(None))
     with reading(engine) as session:
         return session.scalar(select(func.count()).select_from(TrainData).where(*new))
@@ -255,7 +256,7 @@ def import_offers(
                 settle_batch(engine, arrivals, batch, report)
                 if progress:
                     progress(report.done, len(found))
-    report.near_duplicates = compare_new(engine, workspace, theme_name, arrivals, after)
+    report.near_duplicates = compare_new(engine, workspace, theme_name, arrivals, after, progress)
     return report
 
 # %% ../../nbs/db/12_ingest.ipynb #9f2d0e4e
