@@ -6,10 +6,10 @@
 __all__ = ['Fraction', 'Name', 'Metric', 'Strategy', 'Precision', 'PARAMS_EXAMPLE', 'AUGMENTATIONS_EXAMPLE', 'STUDY_EXAMPLE',
            'EXAMPLE_FILES', 'exact', 'SplitRatios', 'DuplicateParams', 'ImageParams', 'Step', 'AugmentationStep',
            'ModelParams', 'LossParams', 'OptimizerParams', 'SchedulerParams', 'DataParams', 'TrainerParams', 'mode_of',
-           'EarlyStoppingParams', 'CheckpointParams', 'Params', 'StudySettings', 'Domain', 'StudyParams', 'load_params',
-           'parse_params', 'parse_ratios', 'load_augmentations', 'parse_augmentations', 'load_study', 'parse_study',
-           'params_dict', 'augmentations_list', 'flat_params', 'params_hash', 'params_schema', 'save_params',
-           'save_augmentations', 'save_yaml']
+           'EarlyStoppingParams', 'CheckpointParams', 'DecisionParams', 'Params', 'StudySettings', 'Domain',
+           'StudyParams', 'load_params', 'parse_params', 'parse_ratios', 'load_augmentations', 'parse_augmentations',
+           'load_study', 'parse_study', 'params_dict', 'augmentations_list', 'flat_params', 'params_hash',
+           'params_schema', 'save_params', 'save_augmentations', 'save_yaml']
 
 # %% ../nbs/01_config.ipynb #36741e0c
 import hashlib
@@ -121,6 +121,9 @@ class ModelParams(Section):
     stem: Literal["standard", "small"] = Field(
         "standard", description="small keeps the detail of pictures below 100 px"
     )
+    bag: Literal["mean", "max"] = Field(
+        "mean", description="How the scores of the patches of one picture become one"
+    )
 
 # %% ../nbs/01_config.ipynb #5770ca1a
 class LossParams(Section):
@@ -231,6 +234,23 @@ class CheckpointParams(Section):
             raise UsageError(message, mode=self.mode, monitor=self.monitor, right=mode_of(self.monitor))
         return self
 
+# %% ../nbs/01_config.ipynb #7ff40188
+class DecisionParams(Section):
+    "What mistakes cost, where some labels are defects."
+
+    defect_labels: list[Name] = Field(
+        min_length=1, max_length=1000, description="Labels of pictures that must not pass"
+    )
+    miss_cost: float = Field(10.0, gt=0, le=1e6, description="Cost of a defect that passes")
+    overkill_cost: float = Field(1.0, gt=0, le=1e6, description="Cost of a good picture that is rejected")
+
+    @model_validator(mode="after")
+    def _each_once(self):
+        twice = [name for name in self.defect_labels if self.defect_labels.count(name) > 1]
+        if twice:
+            raise UsageError("defect_labels names {label} twice", label=twice[0])
+        return self
+
 # %% ../nbs/01_config.ipynb #c06afa91
 class Params(Section):
     "The whole of a training run: the content of params.yaml."
@@ -252,6 +272,7 @@ class Params(Section):
     checkpoint: CheckpointParams = Field(
         default_factory=CheckpointParams, description="Choice of the best epoch"
     )
+    decision: DecisionParams | None = Field(None, description="Costs of mistakes; null for none")
 
 # %% ../nbs/01_config.ipynb #11f1ebd1
 PARAMS_EXAMPLE = """\
@@ -276,7 +297,8 @@ preprocess:
 # Any torchvision classifier, timm/<name>, or one that you register.
 # weights: null, a torchvision name such as DEFAULT, or a safetensors file.
 # stem: small for pictures below about 100 px.
-model: {architecture: resnet18, weights: null, dropout: 0.0, stem: standard}
+# bag: mean or max, over the patches of a picture.
+model: {architecture: resnet18, weights: null, dropout: 0.0, stem: standard, bag: mean}
 
 # imbalance: none, weights, sampler or focal
 loss: {name: cross_entropy, label_smoothing: 0.0, imbalance: none}
@@ -298,6 +320,9 @@ trainer:
 
 early_stopping: {monitor: valid_loss, patience: 5}
 checkpoint: {monitor: valid_accuracy, mode: max}
+
+# Where some labels are defects: {defect_labels: [scratch, dent], miss_cost: 10, overkill_cost: 1}
+decision: null
 """
 
 # %% ../nbs/01_config.ipynb #4bd10ed2
@@ -543,6 +568,10 @@ def params_hash(
     "One name for everything the two files say, whatever their layout and comments."
     settings = params_dict(params)
     del settings["duplicates"]  # Decided before the run; the snapshot says what came of it
+    if settings["decision"] is None:  # Absent from the files of before, whose names stay as they are
+        del settings["decision"]
+    if settings["model"]["bag"] == "mean":
+        del settings["model"]["bag"]
     content = {"params": settings, "augmentations": augmentations_list(augmentations)}
     text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()

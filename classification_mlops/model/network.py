@@ -24,9 +24,10 @@ class Network(nn.Module):
         backbone: nn.Module,  # From float pictures to scores
         mean: tuple[float, ...],  # One per channel, on the scale 0…1
         std: tuple[float, ...],  # Likewise
+        bag: str = "mean",  # Or "max": how the scores of the pieces become one
     ):
         super().__init__()
-        self.backbone = backbone
+        self.backbone, self.bag = backbone, bag
         mean, std = (torch.tensor(numbers).view(1, -1, 1, 1) for numbers in (mean, std))
         # (pixel / 255 − mean) / std as one multiplication and one addition; settings, not stored as weights
         self.register_buffer("scale", 1 / (255 * std), persistent=False)
@@ -36,9 +37,16 @@ class Network(nn.Module):
         self,
         images: Tensor,  # Batch × bag × height × width × channels, uint8
     ) -> Tensor:  # Batch × classes
+        scores = self.piece_scores(images)
+        return scores.amax(1) if self.bag == "max" else scores.mean(1)
+
+    def piece_scores(
+        self,
+        images: Tensor,  # Batch × bag × height × width × channels, uint8
+    ) -> Tensor:  # Batch × bag × classes
         pixels = images.flatten(0, 1).permute(0, 3, 1, 2).contiguous().to(self.scale.dtype)
         scores = self.backbone(torch.addcmul(self.shift, pixels, self.scale))
-        return scores.view(images.shape[0], images.shape[1], -1).mean(1)
+        return scores.view(images.shape[0], images.shape[1], -1)
 
 # %% ../../nbs/model/01_network.ipynb #49033a9a
 def network_of(
@@ -54,7 +62,7 @@ def network_of(
         weights=model.weights, dropout=model.dropout, stem=model.stem, size_px=image.size_px, seed=seed
     )
     backbone = build_network(model.architecture, classes, image.channels, **options)
-    network = Network(backbone, preprocessing.mean, preprocessing.std)
+    network = Network(backbone, preprocessing.mean, preprocessing.std, model.bag)
     check_size(network, preprocessing, model.architecture, classes)
     return network
 
