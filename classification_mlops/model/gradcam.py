@@ -45,7 +45,7 @@ def last_map(
     side: int = 4,  # Smallest map that tells where
 ) -> nn.Module | None:  # None where no convolution can tell
     "The last part of the network that knows both what and where."
-    late = [(part, shape) for part, shape, place in executed_maps(network, images) if place >= 0.5]
+    late = [(part, shape) for part, shape, place in executed_maps(network, images) if place >= 1 / 3]
     for least in (side, 2):
         large = [part for part, shape in late if min(shape[-2:]) >= least]
         blocks = [part for part in large if not isinstance(part, nn.Conv2d)]

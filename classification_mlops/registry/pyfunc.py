@@ -24,6 +24,7 @@ import pandas as pd
 from ..config import load_params, save_augmentations, save_params, write_atomically
 from ..images.decode import UnreadableImage, decode
 from ..model.calibration import label_sets, softmax
+from ..model.decision import rejected
 from ..text import UserError
 from ..vision.preprocess import build_preprocessing
 
@@ -41,6 +42,7 @@ class Calibration:
     temperature: float = 1.0  # Logits are divided by it
     conformal_threshold: float = 1.0  # Labels at least this likely are plausible; the best one always is
     accept_confidence: float = 0.0  # Below it the answer is `unsure`
+    thresholds: dict[str, float] | None = None  # By defect label: at least this likely and it is `reject`
 
 # %% ../../nbs/registry/00_pyfunc.ipynb #8df24779
 def image_bytes(
@@ -80,8 +82,9 @@ def answer_row(
     plausible: list[int],  # Columns that the truth is among, as calibration promises
     labels: list[str],  # Names of the columns
     accept_confidence: float = 0.0,  # Below it nothing is accepted
+    reject: bool | None = None,  # What the costs of mistakes say; None where none are known
 ) -> dict:  # One value per column of `ANSWER_COLUMNS`
-    "The answer for one picture: accepted if it is sure enough and no other label is plausible."
+    "The answer for one picture: decided by costs, or else accepted if it is sure and no other label is plausible."
     best, confidence = int(probabilities.argmax()), float(probabilities.max())
     sure = confidence >= accept_confidence and len(plausible) == 1
     return {
@@ -89,7 +92,7 @@ def answer_row(
         "confidence": confidence,
         "probabilities": dict(zip(labels, map(float, probabilities), strict=True)),
         "labels": [labels[i] for i in plausible],
-        "decision": "accept" if sure else "unsure",
+        "decision": ("accept" if sure else "unsure") if reject is None else ("reject" if reject else "accept"),
         "error": None,
     }
 
@@ -131,8 +134,10 @@ class ImageClassifier:
     def _answers(self, bags):
         probabilities = softmax(network_logits(self.network, bags), self.calibration.temperature)
         sets = label_sets(probabilities, self.calibration.conformal_threshold)
-        accept = self.calibration.accept_confidence
-        return [answer_row(p, s, self.labels, accept) for p, s in zip(probabilities, sets, strict=True)]
+        limits, accept = self.calibration.thresholds, self.calibration.accept_confidence
+        reject = rejected(probabilities, self.labels, limits).tolist() if limits else [None] * len(sets)
+        columns = zip(probabilities, sets, reject, strict=True)
+        return [answer_row(p, s, self.labels, accept, no) for p, s, no in columns]
 
 # %% ../../nbs/registry/00_pyfunc.ipynb #0c9cc9af
 def network_logits(

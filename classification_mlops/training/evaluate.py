@@ -25,10 +25,11 @@ from ..images.store import read_image
 from classification_mlops.model.calibration import (
     accept_confidence,
     conformal_threshold,
+    cross_checked,
     expected_calibration_error,
-    fit_temperature,
     label_sets,
     softmax,
+    trusted_temperature,
 )
 from ..registry.pyfunc import Calibration
 from ..registry.registration import RegisteredModel, parity_gate
@@ -67,7 +68,7 @@ def calibrate(
 ) -> Calibration:
     "Find the three numbers on pictures that the network has not learnt from."
     targets = predictions.targets
-    temperature = fit_temperature(predictions.logits, targets)
+    temperature = trusted_temperature(predictions.logits, targets)
     probabilities = softmax(predictions.logits, temperature)
     threshold = conformal_threshold(probabilities, targets, coverage)
     return Calibration(temperature, threshold, accept_confidence(probabilities, targets, accuracy))
@@ -88,14 +89,17 @@ def calibration_facts(
 ) -> dict[str, str]:
     "The three numbers, and what they mean for the valid split."
     targets = predictions.targets
-    before, after, *_ = confidences(predictions, calibration)
+    _, after, *_ = confidences(predictions, calibration)
     sets = label_sets(after, calibration.conformal_threshold)
     covered = [target in labels for target, labels in zip(targets, sets, strict=True)]
-    errors = [expected_calibration_error(values, targets) for values in (before, after)]
+    errors = cross_checked(predictions.logits, targets)
+    used = say("used") if calibration.temperature != 1 else say("not used, it does not help")
     accepted = after.max(axis=1) >= calibration.accept_confidence
     return {
         say("temperature"): f"{calibration.temperature:.2f}",
-        say("calibration error"): f"{errors[0]:.3f} → {errors[1]:.3f}",
+        say("calibration error with a temperature of other pictures"): (
+            f"{errors[0]:.3f} → {errors[1]:.3f}: {used}"
+        ),
         say("labels are named from probability"): f"{calibration.conformal_threshold:.3f}",
         say("named labels of a picture"): f"{np.mean([len(labels) for labels in sets]):.2f}",
         say("the true one is among them"): f"{np.mean(covered):.1%}",
