@@ -37,6 +37,7 @@ from ..db.queries import class_counts
 from ..db.schema import Theme, TrainData
 from ..db.session import check_database, open_engine, reading, writing
 from ..db.themes import get_theme
+from ..model.decision import refuse_unknown_defects
 from ..text import UserError, one_line, say
 from ..vision.preprocess import build_preprocessing
 from ..workspace import GitState, Workspace, find_workspace, git_state
@@ -173,7 +174,11 @@ def check_plan(
     "Refuse what cannot work, before anything is written."
     with reading(run.engine) as session:
         theme = get_theme(session, run.theme)
-        refuse_unfit(run.theme, class_counts(session, theme))
+        counts = class_counts(session, theme)
+        refuse_unfit(run.theme, counts)
+        if run.params.decision:
+            shown = [label for label, splits in counts.items() if any(splits.values())]
+            refuse_unknown_defects(run.params.decision.defect_labels, shown)
         refuse_missing_files(run.theme, run.workspace.root, labeled_paths(session, theme))
     build_preprocessing(run.params.preprocess, run.params.image)
 
