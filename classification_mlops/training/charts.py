@@ -91,28 +91,29 @@ def class_chart(
 def coverage_chart(
     sizes: np.ndarray,  # Named labels of each picture
     covered: np.ndarray,  # Whether the true one is among them
-    promised: float = 0.95,
+    curve: np.ndarray,  # As `coverage_curve` gives it
+    promised: float = 0.95,  # What the served model promises
 ) -> Figure:
     "How many labels are named, and how often the true one is among them."
-    figure = Figure(figsize=(7.5, 2.5))
-    bars, shares = figure.subplots(1, 2, width_ratios=(1.5, 1))
+    figure = Figure(figsize=(7.5, 2.7))
+    bars, kept = figure.subplots(1, 2, width_ratios=(1.4, 1))
     most = int(sizes.max(initial=1))
     counts = [np.bincount(sizes[kind], minlength=most + 1)[1:] for kind in (covered, ~covered)]
     places = np.arange(1, most + 1)
     bars.bar(places, counts[0], color=BLUE, width=0.7, label=say("the true one is among them"))
     bars.bar(places, counts[1], bottom=counts[0], color=RED, width=0.7, label=say("it is not"))
-    bars.xaxis.get_major_locator().set_params(integer=True)
+    for axis in (bars.xaxis, bars.yaxis):
+        axis.get_major_locator().set_params(integer=True)
     bars.set(xlabel=say("named labels"), title=say("pictures by named labels"))
     bars.set_xlim(0.4, max(most, 3) + 0.6)
     bars.legend(loc="upper right")
-    accuracy = np.array([covered[sizes == n].mean() if (sizes == n).any() else np.nan for n in places])
-    shares.plot(places, accuracy, "o", color=BLUE, ms=6)
-    shares.axhline(promised, color=GREY, ls="--", lw=1)
-    shares.set(ylim=(min(np.nanmin(accuracy, initial=0.8), 0.8) - 0.03, 1.02), xlabel=say("named labels"))
-    shares.set_title(say("share with the true one"))
-    shares.set_xlim(0.4, max(most, 3) + 0.6)
-    shares.xaxis.get_major_locator().set_params(integer=True)
-    shares.grid(axis="y")
+    kept.plot([0.5, 1], [0.5, 1], color=GREY, lw=1, ls="--")
+    kept.fill_between(curve[:, 0], curve[:, 2], curve[:, 3], color=SPLIT_COLORS["test"], alpha=0.18, lw=0)
+    kept.plot(curve[:, 0], curve[:, 1], color=SPLIT_COLORS["test"], lw=1.6)
+    kept.axvline(promised, color="black", lw=1.2, ls=":")
+    kept.set(xlim=(0.5, 1), ylim=(0.48, 1.02), xlabel=say("promised coverage"))
+    kept.set_title(say("kept on test"))
+    kept.grid()
     return figure
 
 # %% ../../nbs/training/08_charts.ipynb #c3c6640a

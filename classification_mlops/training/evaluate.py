@@ -10,7 +10,6 @@ __all__ = ['Predictions', 'predict', 'calibrate', 'confidences', 'calibration_fa
 # %% ../../nbs/training/02_evaluate.ipynb #50ac5d0d
 import csv
 import io
-import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -30,6 +29,7 @@ from classification_mlops.model.calibration import (
     label_sets,
     softmax,
     trusted_temperature,
+    wilson_bounds,
 )
 from ..registry.pyfunc import Calibration
 from ..registry.registration import RegisteredModel, parity_gate
@@ -161,12 +161,8 @@ def wilson_interval(
     z: float = 1.96,  # 95 % of a normal distribution
 ) -> tuple[float, float]:  # Where the true share lies, 19 times of 20
     "Confidence interval of a share."
-    if not total:
-        return 0.0, 1.0
-    share, scale = right / total, 1 + z**2 / total
-    middle = (share + z**2 / (2 * total)) / scale
-    half = z / scale * math.sqrt(share * (1 - share) / total + z**2 / (4 * total**2))
-    return max(0.0, middle - half), min(1.0, middle + half)
+    low, high = wilson_bounds(right / max(total, 1), total, z)
+    return float(low), float(high)
 
 # %% ../../nbs/training/02_evaluate.ipynb #bfa005b7
 def share(part: np.ndarray, whole: np.ndarray) -> list[float | None]:

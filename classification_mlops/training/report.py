@@ -26,6 +26,7 @@ from matplotlib.figure import Figure
 from matplotlib.ft2font import FT2Font
 from PIL import Image
 
+from ..model.calibration import wilson_bounds
 from ..text import language, one_line, say, set_language
 
 # %% ../../nbs/training/03_report.ipynb #62b7c600
@@ -266,19 +267,24 @@ def reliability_chart(
     believed, spread = figure.subplots(1, 2, width_ratios=(1, 1.35))
     believed.plot([0, 1], [0, 1], color=GREY, lw=1, ls="--")
     low = 1.0
-    for name, values, color in ((say("before"), before, ORANGE), (say("after"), after, BLUE)):
+    kinds = [(say("before"), before, ORANGE), (say("after"), after, BLUE)]
+    if np.array_equal(before, after):
+        kinds = [(say("without a temperature"), after, BLUE)]
+    for name, values, color in kinds:
         points = reliability(values.max(1), values.argmax(1) == targets)
         low = min(low, points[:, :2].min(initial=1) - 0.05)
+        bounds = wilson_bounds(points[:, 1], points[:, 2])
+        believed.vlines(points[:, 0], *bounds, color=color, lw=3, alpha=0.25)
         believed.plot(points[:, 0], points[:, 1], "o-", ms=4, lw=1.2, color=color, label=name)
-    believed.set(xlim=(low, 1.02), ylim=(low, 1.02), xlabel=say("confidence"))
+    believed.set(xlim=(low, 1.02), ylim=(min(low, 0.9), 1.02), xlabel=say("confidence"))
     believed.set_title(say("accuracy by confidence"))
     believed.grid()
     believed.legend(loc="lower right")
     confidence, right = after.max(1), after.argmax(1) == targets
     bins = np.linspace(confidence.min(initial=0.9), 1, 21)
-    kinds = [confidence[right], confidence[~right]]
-    spread.hist(kinds, bins, stacked=True, color=[BLUE, RED], label=[say("right"), say("wrong")])
+    spread.hist([confidence[right], confidence[~right]], bins, stacked=True, color=[BLUE, RED], label=[say("right"), say("wrong")])
     spread.set(xlabel=say("confidence"), title=say("pictures by confidence"))
+    spread.yaxis.get_major_locator().set_params(integer=True)
     if accept_confidence is not None:
         spread.axvline(accept_confidence, color="black", lw=1.2, ls=":")
     spread.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, borderpad=0)
