@@ -106,6 +106,7 @@ def coverage_chart(
         axis.get_major_locator().set_params(integer=True)
     bars.set(xlabel=say("named labels"), title=say("pictures by named labels"))
     bars.set_xlim(0.4, max(most, 3) + 0.6)
+    bars.set_ylim(0, 1.4 * max(sum(counts).max(), 1))
     bars.legend(loc="upper right")
     kept.plot([0.5, 1], [0.5, 1], color=GREY, lw=1, ls="--")
     kept.fill_between(curve[:, 0], curve[:, 2], curve[:, 3], color=SPLIT_COLORS["test"], alpha=0.18, lw=0)
@@ -128,23 +129,23 @@ def draw_costs(
         look = dict(color=SPLIT_COLORS[split], label=split)
         cost.plot(report.grid, report.curves[split][:, 0], lw=1.6, **look)
         trade.plot(report.curves[split][:, 2], report.curves[split][:, 1], lw=1.6, **look)
-    cost.axhline(report.cost, color=SPLIT_COLORS["test"], lw=1.2, ls="--")
-    cost.axhline(report.plain_cost, color=GREY, lw=1.2, ls=":")
+    chosen = dict(color="#333333", label=say("chosen thresholds, test"))
+    cost.axhline(report.cost, lw=1.2, ls="--", **chosen)
+    cost.axhline(report.plain_cost, color=GREY, lw=1.2, ls=":", label=say("likeliest label, test"))
     for limit in report.thresholds.values():
         cost.plot(limit, 0, marker="^", color="#333333", ms=7, clip_on=False, zorder=3)
-    where = dict(transform=cost.get_yaxis_transform(), fontsize=8, va="bottom")
-    cost.text(0.02, report.cost, say("chosen thresholds, test"), color=SPLIT_COLORS["test"], **where)
-    cost.text(0.02, report.plain_cost, say("likeliest label, test"), color="#777777", **where)
     highest = max(report.plain_cost, *(curve[:, 0].min() for curve in report.curves.values()))
     cost.set(xscale="log", xlim=(report.grid[0], 1), ylim=(0, 3.2 * highest + 1e-3))
+    cost.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    cost.legend(loc="upper left", fontsize=8)
     cost.set(xlabel=say("threshold"), title=say("cost of a picture"))
     counts = report.counts
     point = counts["overkills"] / max(counts["good"], 1), counts["misses"] / max(counts["defective"], 1)
-    trade.plot(*point, "o", color="#333333", ms=6, label=say("chosen thresholds, test"), clip_on=False, zorder=3)
+    trade.plot(*point, "o", ms=6, clip_on=False, zorder=3, **chosen)
     trade.set(xlabel=say("good pictures rejected"), title=say("missed defects"))
     limit = max(0.12, 2.5 * max(point))
     trade.set(xlim=(-0.02 * limit, min(1, limit)), ylim=(-0.02 * limit, min(1, limit)))
-    trade.legend(loc="upper right")
+    trade.legend(loc="upper right", fontsize=8)
     for axes in (cost, trade):
         axes.grid()
     return figure
@@ -175,7 +176,7 @@ def draw_heat(
 ) -> Figure:
     "Where answers came from: each picture, and below it the same with warm places."
     blocks = -(-len(explanations) // columns)
-    figure = Figure(figsize=(1.25 * columns, 2.85 * blocks))
+    figure = Figure(figsize=(1.25 * columns, 2.95 * blocks))
     grid = figure.subplots(2 * blocks, columns, squeeze=False)
     for axes in grid.ravel():
         axes.set_axis_off()

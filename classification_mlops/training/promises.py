@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['set_sizes', 'coverage_curve', 'promise_metrics', 'promise_facts', 'with_thresholds', 'calibration_numbers',
            'CostReport', 'cost_report', 'cost_metrics', 'cost_facts', 'find_leaks', 'leak_mask', 'part_of',
-           'leak_metrics', 'leak_facts', 'examine_leaks']
+           'leak_metrics', 'leak_facts', 'examine_leaks', 'summary_facts']
 
 # %% ../../nbs/training/06_promises.ipynb #e5491258
 from collections.abc import Sequence
@@ -28,7 +28,7 @@ from classification_mlops.model.decision import (
 )
 from ..registry.pyfunc import Calibration
 from ..text import say
-from .evaluate import Evaluation, wilson_interval
+from .evaluate import Evaluation, class_scores, wilson_interval
 from .run import TrainingRun
 from .scores import interval_text
 
@@ -277,3 +277,28 @@ def examine_leaks(
 ) -> np.ndarray:  # (pictures,) kind of leak, or ""
     "Which test pictures of this run are given away by train."
     return leak_mask(evaluation, list(read_snapshot(run.snapshot_path)), find_leaks(run))
+
+# %% ../../nbs/training/06_promises.ipynb #e4dab52a
+def summary_facts(
+    evaluation: Evaluation,  # Of the test split
+    metrics: dict[str, float],  # All of them
+    model: str,  # Which one it is about, such as "screws, version 3"
+) -> dict[str, str]:
+    "The result of a run in a few lines."
+    rows = [row for row in class_scores(evaluation) if row["pictures"]]
+    weakest = min(rows, key=lambda row: row["f1"])
+    titles = {
+        "test_clean_accuracy": say("accuracy without leaks"),
+        "test_coverage": say("the true one is among the named labels"),
+        "test_accepted": say("accepted answers"),
+        "test_accepted_accuracy": say("right among the accepted"),
+        "test_miss_rate": say("missed defects"),
+        "test_overkill_rate": say("good pictures rejected"),
+    }
+    bounds = {name: [metrics.get(f"{name}{end}") for end in ("", "_low", "_high")] for name in titles}
+    accuracy = evaluation.accuracy, *wilson_interval(evaluation.right, len(evaluation.targets))
+    return {
+        say("model"): model,
+        say("accuracy"): interval_text(*accuracy),
+        say("weakest label"): f"{weakest['label']} (F1 {weakest['f1']:.2f})",
+    } | {titles[name]: interval_text(*values) for name, values in bounds.items() if None not in values}

@@ -397,7 +397,8 @@ def compact(
     if isinstance(value, dict):
         return " · ".join(f"{name} {compact(item)}" for name, item in value.items())
     if isinstance(value, list):
-        return " → ".join(compact(item) for item in value) or "–"
+        sign = ", " if value and all(isinstance(item, str) for item in value) else " → "
+        return sign.join(compact(item) for item in value) or "–"
     return "–" if value is None else str(value)
 
 # %% ../../nbs/training/03_report.ipynb #b1336f5e
