@@ -285,7 +285,6 @@ split: {train: 0.70, valid: 0.15, test: 0.15}
 # Copies of one picture (saved again, scaled, cut a little) share a split.
 # similarity: 1 binds only what is equal; look-alikes begin at about 0.994.
 duplicates: {distance: 9, similarity: 0.995, largest_share: 0.01}
-
 image: {size_px: 64, channels: 3}  # channels: 1 for grey pictures
 
 # In order, in training and inside the served model alike.
@@ -296,8 +295,7 @@ preprocess:
 
 # Any torchvision classifier, timm/<name>, or one that you register.
 # weights: null, a torchvision name such as DEFAULT, or a safetensors file.
-# stem: small for pictures below about 100 px.
-# bag: mean or max, over the patches of a picture.
+# stem: small for pictures below about 100 px. bag: mean or max over the patches of a picture.
 model: {architecture: resnet18, weights: null, dropout: 0.0, stem: standard, bag: mean}
 
 # imbalance: none, weights, sampler or focal
@@ -305,7 +303,6 @@ loss: {name: cross_entropy, label_smoothing: 0.0, imbalance: none}
 
 optimizer: {name: adamw, learning_rate: 0.001, weight_decay: 0.01}  # or sgd
 scheduler: {name: one_cycle}  # or cosine, step, plateau, none
-
 data: {batch_size: 64, workers: auto, cache: auto}
 
 trainer:
@@ -320,9 +317,7 @@ trainer:
 
 early_stopping: {monitor: valid_loss, patience: 5}
 checkpoint: {monitor: valid_accuracy, mode: max}
-
-# Where some labels are defects: {defect_labels: [scratch, dent], miss_cost: 10, overkill_cost: 1}
-decision: null
+decision: null  # or what mistakes cost: {defect_labels: [scratch], miss_cost: 10, overkill_cost: 1}
 """
 
 # %% ../nbs/01_config.ipynb #4bd10ed2

@@ -56,7 +56,9 @@ def trained(template, tmp_path_factory):
         rows = session.query(TrainData).order_by(TrainData.id).limit(2).all()
         for row, split in zip(rows, ("train", "test"), strict=True):
             row.group_key, row.split = "lot 1", split
-    return workspace, run_training(workspace, "digits", [PATCHES, "model.bag=max", DECISION])
+    return workspace, run_training(
+        workspace, "digits", [PATCHES, "model.bag=max", DECISION, "trainer.max_epochs=2"]
+    )
 
 
 def drawn(seed, pictures=60, classes=4, sharpness=2.0):
@@ -103,7 +105,9 @@ def test_an_interval_holds_the_truth_about_as_often_as_it_says():
     world = overall_scores(evaluation_of(0, pictures=200_000))["macro_f1"][0]
     inside = [
         low <= world <= high
-        for _, low, high in (overall_scores(evaluation_of(n, pictures=150))["macro_f1"] for n in range(1, 121))
+        for _, low, high in (
+            overall_scores(evaluation_of(n, pictures=150))["macro_f1"] for n in range(1, 121)
+        )
     ]
     assert 0.88 <= np.mean(inside) <= 1
 

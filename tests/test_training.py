@@ -133,7 +133,7 @@ def test_the_report_is_small_and_shows_every_picture(trained):
     outputs = [output for cell in nb.cells for output in cell.get("outputs", [])]
     assert not [output for output in outputs if output.output_type in ("stream", "error")]
     pictures = [v for o in outputs for kind, v in o.get("data", {}).items() if kind.startswith("image/")]
-    assert len(pictures) == 6 and all(len(picture) * 3 / 4 < 50_000 for picture in pictures)
+    assert len(pictures) == 9 and all(len(picture) * 3 / 4 < 50_000 for picture in pictures)
     page = first.notebook.with_suffix(".html").read_text()
     assert 'src="http' not in page and first.run_id in page
 

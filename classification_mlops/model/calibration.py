@@ -79,7 +79,10 @@ def wilson_bounds(
     half = z / scale * np.sqrt(share * (1 - share) / count + z**2 / (4 * count**2))
     known = total > 0
     # Rounding must not put a share outside of its own interval.
-    low, high = np.minimum(np.maximum(middle - half, 0), share), np.maximum(np.minimum(middle + half, 1), share)
+    low, high = (
+        np.minimum(np.maximum(middle - half, 0), share),
+        np.maximum(np.minimum(middle + half, 1), share),
+    )
     return np.where(known, low, 0.0), np.where(known, high, 1.0)
 
 # %% ../../nbs/model/03_calibration.ipynb #428a8be1

@@ -16,7 +16,9 @@ from .network import Network
 def executed_maps(
     network: Network,  # In evaluation mode
     images: Tensor,  # Batch × bag × height × width × channels, uint8
-) -> list[tuple[nn.Module, tuple, float]]:  # Part, shape of its map, how late its last convolution is, in order
+) -> list[
+    tuple[nn.Module, tuple, float]
+]:  # Part, shape of its map, how late its last convolution is, in order
     "The parts with a convolution inside that a picture passes."
     seen, hooks, places, passed = [], [], {}, []
 

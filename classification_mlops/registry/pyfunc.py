@@ -84,7 +84,7 @@ def answer_row(
     accept_confidence: float = 0.0,  # Below it nothing is accepted
     reject: bool | None = None,  # What the costs of mistakes say; None where none are known
 ) -> dict:  # One value per column of `ANSWER_COLUMNS`
-    "The answer for one picture: decided by costs, or else accepted if it is sure and no other label is plausible."
+    "The answer for one picture, decided by costs, or else accepted if sure and without rival."
     best, confidence = int(probabilities.argmax()), float(probabilities.max())
     sure = confidence >= accept_confidence and len(plausible) == 1
     return {
@@ -92,7 +92,9 @@ def answer_row(
         "confidence": confidence,
         "probabilities": dict(zip(labels, map(float, probabilities), strict=True)),
         "labels": [labels[i] for i in plausible],
-        "decision": ("accept" if sure else "unsure") if reject is None else ("reject" if reject else "accept"),
+        "decision": ("accept" if sure else "unsure")
+        if reject is None
+        else ("reject" if reject else "accept"),
         "error": None,
     }
 

@@ -70,8 +70,10 @@ def class_chart(
     places = np.arange(len(shown))
     low = min([row[f"{name}_low"] or 0 for row in shown for name in titles], default=0)
     for axes, (name, title), color in zip(panels, titles.items(), (BLUE, ORANGE, GREEN), strict=True):
-        values = [[row[key] if row[name] is not None else np.nan for row in shown] for key in
-                  (f"{name}_low", name, f"{name}_high")]
+        values = [
+            [row[key] if row[name] is not None else np.nan for row in shown]
+            for key in (f"{name}_low", name, f"{name}_high")
+        ]
         axes.hlines(places, values[0], values[2], color=color, lw=4, alpha=0.3)
         axes.plot(values[1], places, "o", color=color, ms=5)
         axes.set_title(title)
@@ -134,8 +136,10 @@ def draw_costs(
     cost.axhline(report.plain_cost, color=GREY, lw=1.2, ls=":", label=say("likeliest label, test"))
     for limit in report.thresholds.values():
         cost.plot(limit, 0, marker="^", color="#333333", ms=7, clip_on=False, zorder=3)
-    highest = max(report.plain_cost, *(curve[:, 0].min() for curve in report.curves.values()))
-    cost.set(xscale="log", xlim=(report.grid[0], 1), ylim=(0, 3.2 * highest + 1e-3))
+    lowest = max(report.plain_cost, *(curve[:, 0].min() for curve in report.curves.values()))
+    highest = max(curve[:, 0].max() for curve in report.curves.values())
+    top = max(3.2 * lowest, 0.35 * highest, 1e-3)
+    cost.set(xscale="log", xlim=(report.grid[0], 1), ylim=(0, top))
     cost.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     cost.legend(loc="upper left", fontsize=8)
     cost.set(xlabel=say("threshold"), title=say("cost of a picture"))
@@ -194,7 +198,9 @@ def heat_sheet(
 ):  # A picture, or a note
     "Where in the pictures the answers came from."
     if not explanations or explanations[0].heat is None:
-        text = say("This network has no late convolution, as transformers have none, so no place can be shown.")
+        text = say(
+            "This network has no late convolution, as transformers have none, so no place can be shown."
+        )
         return note(text)
     return draw_heat(explanations)
 
@@ -221,5 +227,7 @@ def patch_sheet(
 ):  # A picture, or a note
     "Which patch of each picture decided."
     if not explanations or explanations[0].grid == (1, 1):
-        return note(say("Each picture is seen as a whole; with the step patches, the one that decided is framed."))
+        return note(
+            say("Each picture is seen as a whole; with the step patches, the one that decided is framed.")
+        )
     return draw_patches(explanations)

@@ -108,7 +108,9 @@ SHOWN_DPI, SHARPNESS = 96, 1.6  # Pixels per inch on the page; how many more the
 # %% ../../nbs/training/03_report.ipynb #f494d666
 def encodings(image: Image.Image):
     "Yield (format, bytes) of `image`, from the finest to the smallest."
-    charts = [(image.quantize(colors), "png", {}) for colors in (256, 48)]
+    # Colours that are few, such as those of captions, must not melt into those that are many.
+    palettes = [image.quantize(colors, Image.Quantize.MAXCOVERAGE) for colors in (256, 48)]
+    charts = [(version, "png", {}) for version in palettes]
     coarse = image.resize([round(side / SHARPNESS) for side in image.size], Image.Resampling.LANCZOS)
     tries = ((image, 88), (image, 70), (coarse, 88), (coarse, 75), (coarse, 60), (coarse, 30))
     photographs = [(version, "jpeg", {"quality": quality}) for version, quality in tries]
@@ -282,7 +284,13 @@ def reliability_chart(
     believed.legend(loc="lower right")
     confidence, right = after.max(1), after.argmax(1) == targets
     bins = np.linspace(confidence.min(initial=0.9), 1, 21)
-    spread.hist([confidence[right], confidence[~right]], bins, stacked=True, color=[BLUE, RED], label=[say("right"), say("wrong")])
+    spread.hist(
+        [confidence[right], confidence[~right]],
+        bins,
+        stacked=True,
+        color=[BLUE, RED],
+        label=[say("right"), say("wrong")],
+    )
     spread.set(xlabel=say("confidence"), title=say("pictures by confidence"))
     spread.yaxis.get_major_locator().set_params(integer=True)
     if accept_confidence is not None:

@@ -239,10 +239,10 @@ def log_evaluation(
 
     MlflowClient(run.workspace.tracking_uri).log_artifacts(run.run_id, str(folder), "evaluation")
     names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-    tables, pictures = (
-        [n for n in names if n.endswith(".png") == drawn] for drawn in (False, True)
-    )
+    tables, pictures = ([n for n in names if n.endswith(".png") == drawn] for drawn in (False, True))
     return {
         say("kept with the run"): ", ".join(f"evaluation/{name}" for name in tables),
-        say("as pictures"): say("{count} files in evaluation/charts and evaluation/heat", count=len(pictures)),
+        say("as pictures"): say(
+            "{count} files in evaluation/charts and evaluation/heat", count=len(pictures)
+        ),
     }
