@@ -242,3 +242,35 @@ def test_the_served_model_decides_as_the_report_says(trained):
     for label in "0123":
         served = [row[label] for row in answers.probabilities]
         np.testing.assert_allclose(served, table[f"probability of {label}"], atol=1e-5)
+
+
+@pytest.mark.parametrize("architecture", ["timm/test_resnet", "timm/test_vit"])
+def test_heat_and_deciding_patch_of_any_network(architecture, tmp_path):
+    "A transformer has no heat, but its patches decide as those of others do."
+    import torch
+
+    from classification_mlops.model.gradcam import deciding_pieces, heat_maps
+    from classification_mlops.model.network import network_of
+    from classification_mlops.training.charts import heat_sheet, patch_sheet
+    from classification_mlops.training.explain import Explanation, mosaic, write_explanations
+
+    params = parse_params(
+        {
+            "model": {"architecture": architecture, "bag": "max"},
+            "image": {"size_px": 160},
+            "preprocess": [{"step": "patches"}],
+        }
+    )
+    network, images = network_of(params, 3).eval(), torch.zeros(2, 4, 160, 160, 3, dtype=torch.uint8)
+    images[0, 3] = torch.randint(0, 255, (160, 160, 3), generator=torch.Generator().manual_seed(0))
+    before, answers = network(images).detach(), torch.tensor([0, 2])
+    heat, pieces = heat_maps(network, images, answers), deciding_pieces(network, images, answers)
+    assert (heat is None) == (architecture == "timm/test_vit")
+    assert torch.equal(network(images), before) and not any(p.grad is not None for p in network.parameters())
+    assert before[0, 0] == network.piece_scores(images)[0, pieces[0], 0]
+    shown = None if heat is None else mosaic(heat[0].numpy(), (2, 2))
+    pixels = mosaic(images[0].numpy(), (2, 2))
+    item = Explanation(pixels, shown, (2, 2), int(pieces[0]), "傷", "dent", 0.9)
+    write_explanations(tmp_path, [item])
+    assert (tmp_path / "heat" / "00_wrong.png").exists()
+    assert len(patch_sheet([item]).data) < 50_000 and len(heat_sheet([item]).data) < 50_000

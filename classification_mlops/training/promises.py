@@ -27,6 +27,7 @@ from classification_mlops.model.decision import (
     rejected,
 )
 from ..registry.pyfunc import Calibration
+from ..registry.registration import RegisteredModel
 from ..text import say
 from .evaluate import Evaluation, class_scores, wilson_interval
 from .run import TrainingRun
@@ -282,7 +283,7 @@ def examine_leaks(
 def summary_facts(
     evaluation: Evaluation,  # Of the test split
     metrics: dict[str, float],  # All of them
-    model: str,  # Which one it is about, such as "screws, version 3"
+    model: RegisteredModel,  # Which one it is about
 ) -> dict[str, str]:
     "The result of a run in a few lines."
     rows = [row for row in class_scores(evaluation) if row["pictures"]]
@@ -298,7 +299,7 @@ def summary_facts(
     bounds = {name: [metrics.get(f"{name}{end}") for end in ("", "_low", "_high")] for name in titles}
     accuracy = evaluation.accuracy, *wilson_interval(evaluation.right, len(evaluation.targets))
     return {
-        say("model"): model,
+        say("registered model"): say("{name}, version {version}", name=model.name, version=model.version),
         say("accuracy"): interval_text(*accuracy),
         say("weakest label"): f"{weakest['label']} (F1 {weakest['f1']:.2f})",
     } | {titles[name]: interval_text(*values) for name, values in bounds.items() if None not in values}

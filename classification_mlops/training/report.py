@@ -110,6 +110,8 @@ def encodings(image: Image.Image):
     "Yield (format, bytes) of `image`, from the finest to the smallest."
     # Colours that are few, such as those of captions, must not melt into those that are many.
     palettes = [image.quantize(colors, Image.Quantize.MAXCOVERAGE) for colors in (256, 48)]
+    if image.getcolors(20_000) is None:  # photographs, which a palette would turn into posters
+        palettes = []
     charts = [(version, "png", {}) for version in palettes]
     coarse = image.resize([round(side / SHARPNESS) for side in image.size], Image.Resampling.LANCZOS)
     tries = ((image, 88), (image, 70), (coarse, 88), (coarse, 75), (coarse, 60), (coarse, 30))
