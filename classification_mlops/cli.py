@@ -34,7 +34,9 @@ def print_version(wanted: bool):
         raise typer.Exit
 
 # %% ../nbs/90_cli.ipynb #4fcd3673
-ORDER = "init doctor demo theme label data split golden stats train models serve predict lab".split()
+ORDER = (
+    "init doctor demo theme label data split golden stats train reproduce models serve predict lab".split()
+)
 
 
 class InOrder(typer.core.TyperGroup):
@@ -68,6 +70,7 @@ command(app, say("See the whole way on real pictures: import, split, train, serv
 command(app, say("Split new pictures into train, valid and test."), "split")(split.split_command)
 command(app, say("Count pictures per label and split."), "stats")(labels.stats_command)
 command(app, say("Train, test, register: executes pipelines/train.ipynb."), "train")(training.train_command)
+command(app, say("Train a run again and compare the results."), "reproduce")(training.reproduce_command)
 command(app, say("Serve a model through MLflow's REST server."), "serve")(serving.serve_command)
 command(app, say("Classify picture files through a model server."), "predict")(serving.predict_command)
 command(app, say("Open JupyterLab."), "lab")(place.lab_command)

@@ -4,9 +4,11 @@
 
 # %% auto #0
 __all__ = ['MEMORY_SIGNS', 'split_new', 'load_data', 'sample_batch', 'build_trainer', 'trainer_options', 'quiet_lightning',
-           'memory_errors', 'FitResult', 'fit_facts', 'fit', 'restore', 'log_metrics', 'register', 'record', 'finish']
+           'memory_errors', 'FitResult', 'fit_facts', 'fit', 'restore', 'log_metrics', 'file_hash', 'register',
+           'record', 'finish']
 
 # %% ../../nbs/training/01_fit.ipynb #e8ca7fb3
+import hashlib
 import logging
 import shutil
 import time
@@ -231,6 +233,14 @@ def log_metrics(
     MlflowClient(run.workspace.tracking_uri).log_batch(run.run_id, metrics=values)
     return metrics
 
+# %% ../../nbs/training/01_fit.ipynb #b6738ea7
+def file_hash(
+    path: Path,  # An existing file
+) -> str:  # SHA-256 as hexadecimal digits
+    "What tells whether two files are equal bit by bit."
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
 # %% ../../nbs/training/01_fit.ipynb #66224c50
 def register(
     run: TrainingRun,
@@ -243,7 +253,9 @@ def register(
     from mlflow import MlflowClient
 
     model = register_model(run.workspace, run.theme, run.run_id, folder, card, tags, gate)
-    MlflowClient(run.workspace.tracking_uri).set_tag(run.run_id, "model_version", str(model.version))
+    client = MlflowClient(run.workspace.tracking_uri)
+    client.set_tag(run.run_id, "model_version", str(model.version))
+    client.set_tag(run.run_id, "weights_sha256", file_hash(folder / "weights.safetensors"))
     return model
 
 # %% ../../nbs/training/01_fit.ipynb #fcd664ff
