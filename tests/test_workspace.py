@@ -273,3 +273,16 @@ def test_whatever_is_let_in_really_is_inside(walls, parts):
     except UserError:
         return
     assert real.is_relative_to(root)
+
+
+def test_new_code_is_part_of_the_patch(repository):
+    (repository / "own").mkdir()
+    (repository / "own" / "step [1].py").write_text("strength = 3\n")
+    (repository / "password.yaml").write_text("canary: 1\n")
+    (repository / "big.py").write_text("x" * 1_000_001)
+    before = git(repository, "status", "--porcelain")
+    state = git_state(repository)
+    assert "+strength = 3" in state.diff and "canary" not in state.diff
+    assert "# untracked: 'password.yaml'" in state.diff and "# untracked: 'big.py'" in state.diff
+    assert "# untracked: 'own" not in state.diff
+    assert git(repository, "status", "--porcelain") == before
