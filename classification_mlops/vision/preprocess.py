@@ -73,7 +73,7 @@ def gamma(
 ) -> np.ndarray:
     "Apply the power law v ↦ v^gamma to values in 0…1."
     table = np.round(255 * (np.arange(256) / 255) ** gamma).astype(np.uint8)
-    return table[pixels]
+    return cv2.LUT(pixels, table).reshape(pixels.shape)
 
 # %% ../../nbs/vision/00_preprocess.ipynb #98f494bc
 def change_brightness(
