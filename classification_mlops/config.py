@@ -162,6 +162,9 @@ class DataParams(Section):
         "auto", description="Processes that load pictures"
     )
     cache: Literal["auto"] | bool = Field("auto", description="Keep preprocessed pictures on disk")
+    on_missing: Literal["stop", "skip"] = Field(
+        "stop", description="What to do when pictures have vanished or are damaged: stop, or go on without"
+    )
 
 # %% ../nbs/01_config.ipynb #7ec9a1dd
 Strategy = Literal[

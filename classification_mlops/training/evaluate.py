@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['Predictions', 'predict', 'calibrate', 'confidences', 'calibration_facts', 'Evaluation', 'evaluate', 'wilson_interval',
-           'share', 'class_scores', 'metrics', 'worst_mistakes', 'small_picture', 'mistakes', 'result_facts',
-           'prediction_rows', 'write_predictions', 'check_parity', 'parity_facts']
+           'share', 'class_scores', 'metrics', 'worst_mistakes', 'small_picture', 'still_there', 'mistakes',
+           'result_facts', 'prediction_rows', 'write_predictions', 'check_parity', 'parity_facts']
 
 # %% ../../nbs/training/02_evaluate.ipynb #50ac5d0d
 import csv
@@ -33,7 +33,7 @@ from classification_mlops.model.calibration import (
 )
 from ..registry.pyfunc import Calibration
 from ..registry.registration import RegisteredModel, parity_gate
-from ..text import say
+from ..text import UserError, say
 from .run import TrainingRun
 from ..workspace import Workspace
 from ..yaml import write_atomically
@@ -213,6 +213,17 @@ def small_picture(
     step = max(1, max(pixels.shape[:2]) // side_px)
     return pixels[::step, ::step]
 
+# %% ../../nbs/training/02_evaluate.ipynb #758bdbbf
+def still_there(
+    workspace: Workspace,
+    row: SnapshotRow,  # Of a picture
+) -> bool:
+    "Whether the file of a picture is as it was when it was registered."
+    try:
+        return bool(read_image(workspace, row.image_path, row.sha256))
+    except UserError:
+        return False
+
 # %% ../../nbs/training/02_evaluate.ipynb #e5863ab1
 def mistakes(
     run: TrainingRun,
@@ -220,8 +231,9 @@ def mistakes(
     count: int = 12,  # At most so many
 ) -> tuple[list, list]:  # Pictures; label, answer and confidence of each
     "The surest mistakes, to be looked at."
-    positions, labels = worst_mistakes(evaluation, count), evaluation.labels
-    rows = list(read_snapshot(run.snapshot_path))
+    rows, labels = list(read_snapshot(run.snapshot_path)), evaluation.labels
+    worst = worst_mistakes(evaluation, count)
+    positions = [n for n in worst if still_there(run.workspace, rows[evaluation.indices[n]])]
     pictures = [small_picture(run.workspace, rows[evaluation.indices[n]]) for n in positions]
     names = [(labels[evaluation.targets[n]], labels[evaluation.answers[n]]) for n in positions]
     surely = evaluation.confidence[positions].tolist()
@@ -285,6 +297,7 @@ def check_parity(
 
     chosen = np.unique(np.linspace(0, len(evaluation.indices) - 1, count).astype(int))
     rows = list(read_snapshot(run.snapshot_path))
+    chosen = [n for n in chosen if still_there(run.workspace, rows[evaluation.indices[n]])]
     files = [read_image(run.workspace, rows[evaluation.indices[n]].image_path) for n in chosen]
     difference = parity_gate(model_uri, files, evaluation.probabilities[chosen])
     client = MlflowClient(run.workspace.tracking_uri)

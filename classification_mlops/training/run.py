@@ -123,6 +123,7 @@ class TrainingRun:
     job_id: int = 0
     labels: list[str] = field(default_factory=list)  # Classes of the model, in the order of its outputs
     snapshot: object = None  # What `db.snapshot.take_snapshot` found
+    skipped: dict[str, str] = field(default_factory=dict)  # Pictures left out: what is wrong, by content hash
     heart: "Heart | None" = None  # Tells the job's row how far the run is
     close: Callable[[], None] = lambda: None  # Forgets the hook of `end_with_the_notebook`
 
@@ -179,7 +180,8 @@ def check_plan(
         if run.params.decision:
             shown = [label for label, splits in counts.items() if any(splits.values())]
             refuse_unknown_defects(run.params.decision.defect_labels, shown)
-        refuse_missing_files(run.theme, run.workspace.root, labeled_paths(session, theme))
+        if run.params.data.on_missing == "stop":
+            refuse_missing_files(run.theme, run.workspace.root, labeled_paths(session, theme))
     build_preprocessing(run.params.preprocess, run.params.image)
 
 # %% ../../nbs/training/00_run.ipynb #f9aac5e4

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['FEW', 'CHUNK_BYTES', 'WRITE_BYTES', 'files_of', 'prepared', 'Chunk', 'prepare_chunk', 'refuse_troubles', 'PixelStore',
            'append_synced', 'digests', 'find_positions', 'locked', 'begin_worker', 'helpers', 'in_order', 'fill',
-           'append_all', 'open_store', 'StoredPixels', 'PreparedPixels', 'has_room', 'filled_store', 'open_pixels',
-           'cache_facts', 'existing_store', 'export_pictures']
+           'append_all', 'open_store', 'StoredPixels', 'PreparedPixels', 'has_room', 'filled_store', 'unusable',
+           'open_pixels', 'cache_facts', 'existing_store', 'export_pictures']
 
 # %% ../../nbs/vision/02_cache.ipynb #7dd674b6
 import json
@@ -360,6 +360,22 @@ def filled_store(
             reason=error.strerror or error,
         ) from error
     return store, troubles
+
+# %% ../../nbs/vision/02_cache.ipynb #c104c218
+def unusable(
+    rows: Sequence,  # Of a snapshot
+    workspace: Workspace,
+    preprocessing: Preprocessing,
+    cache: bool | str = "auto",  # As in params.yaml; what is in the store can be used
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, str]:  # What is wrong, by content hash
+    "The pictures that a training could not read."
+    store, troubles = filled_store(rows, workspace, preprocessing, cache, progress)
+    if store is not None:
+        return troubles
+    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as threads:
+        chunks = threads.map(lambda row: prepare_chunk([row], workspace, preprocessing), rows)
+        return {content: trouble for chunk in chunks for content, trouble in chunk.troubles}
 
 # %% ../../nbs/vision/02_cache.ipynb #672324c2
 def open_pixels(
