@@ -12,6 +12,7 @@ from typing import Annotated
 
 import typer
 
+from .commands import cache as cache  # Adds to `cmlops data`
 from classification_mlops.commands import (
     data,
     labels,
@@ -20,7 +21,7 @@ from classification_mlops.commands import (
     split,
     training,
 )
-from .commands import duplicates as duplicates  # Adds to `cmlops data`
+from .commands import duplicates as duplicates
 from .commands import export as export
 from .commands.output import command
 from .text import say
