@@ -127,17 +127,17 @@ def model_folder(
     folder: Path,  # For what must be fetched
 ) -> Path:  # With labels.json and weights.safetensors
     "The files of the model that a run has made."
-    from classification_mlops.registry.registration import download
+    from classification_mlops.registry.registration import download, theme_versions, use_tracking
 
     here = workspace.runs / run.info.run_id / "model"
     if (here / "labels.json").is_file() and (here / "weights.safetensors").is_file():
         return here
-    version = run.data.tags.get("model_version")
-    if version is None:
+    known = [item for item in theme_versions(use_tracking(workspace)) if item.run_id == run.info.run_id]
+    if not known:
         raise UserError(
             "run {run} has no model any more; nothing can be compared with it", run=run.info.run_id
         )
-    packaged = download(workspace, run.data.tags["theme"], version, folder / "model")
+    packaged = download(workspace, known[-1].name, known[-1].version, folder / "model")
     return next(packaged.rglob("labels.json")).parent
 
 # %% ../../nbs/training/05_reproduce.ipynb #8a102d71
@@ -283,7 +283,8 @@ def changes_since(
 ) -> str:  # A sentence; empty when nothing has changed
     "What has happened to the theme since the run."
     with reading(engine) as session:
-        theme = session.scalar(select(Theme).where(Theme.name == original.theme))
+        model = model_of_run(session, original.run_id)
+        theme = model and session.get(Theme, model.theme_id)
         if theme is None:
             return say("theme {theme} has gone since then", theme=original.theme)
         before = read_snapshot(original.folder / "snapshot.csv")
