@@ -306,7 +306,7 @@ loss: {name: cross_entropy, label_smoothing: 0.0, imbalance: none}
 
 optimizer: {name: adamw, learning_rate: 0.001, weight_decay: 0.01}  # or sgd
 scheduler: {name: one_cycle}  # or cosine, step, plateau, none
-data: {batch_size: 64, workers: auto, cache: auto}
+data: {batch_size: 64, workers: auto, cache: auto, on_missing: stop}
 
 trainer:
   max_epochs: 10
