@@ -98,7 +98,7 @@ def refuse_troubles(
         )
 
 # %% ../../nbs/vision/02_cache.ipynb #48acbcd5
-KEPT_BYTES = 64 * 2**20  # of a mapped file that a process may seem to hold
+KEPT_BYTES = 32 * 2**20  # of a mapped file that a process may seem to hold
 
 
 def give_back(mapped: np.memmap) -> None:
@@ -253,8 +253,8 @@ def in_order(
         yield result
 
 # %% ../../nbs/vision/02_cache.ipynb #b1969717
-CHUNK_BYTES = 4 * 2**20  # pixels that travel from a helper at once
-WRITE_BYTES = 32 * 2**20  # pixels that are written at once
+CHUNK_BYTES = 2 * 2**20  # pixels that travel from a helper at once
+WRITE_BYTES = 8 * 2**20  # pixels that are written at once
 
 
 def fill(
