@@ -94,7 +94,7 @@ def test_a_run_is_repeated_after_everything_has_moved(trained, capsys):
     told = {reason["what"]: reason for reason in result["reasons"]}
     assert [what for what, reason in told.items() if not reason["same"]] == ["machine"]
     assert "torch 1.0 →" in told["machine"]["detail"]
-    assert "relabeled" in told["pictures"]["detail"]  # they were labeled and split as they had been
+    assert "relabeled" in told["snapshot"]["detail"]  # they were labeled and split as they had been
     assert "uncommitted changes" in told["code"]["detail"]
     repetition = client.get_run(result["repetition"])
     assert repetition.data.metrics["night_shift"] == 7  # the pipeline that only the patch knew

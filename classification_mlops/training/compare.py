@@ -117,7 +117,7 @@ def judge(
 class Reason:
     "One of the things that a result depends on."
 
-    what: str  # code, packages, machine, pictures or parameters
+    what: str  # code, packages, machine, snapshot or parameters
     same: bool
     detail: str  # A sentence
 
@@ -146,7 +146,7 @@ def compared(
 # %% ../../nbs/training/05_compare.ipynb #94b84c70
 MACHINE = ("python", "torch", "threads", "cpu", "cores", "gpu", "platform")  # Of `machine_facts`
 CODE = ("git_commit", "cmlops_version", "code_hash")
-WORDS = to_say("code"), to_say("packages"), to_say("machine"), to_say("pictures"), to_say("parameters")
+WORDS = to_say("code"), to_say("packages"), to_say("machine"), to_say("snapshot"), to_say("parameters")
 
 
 def reasons(
@@ -168,7 +168,7 @@ def reasons(
         compared("code", *codes, equal=commit),
         compared("packages", first.packages, second.packages or first.packages),
         compared("machine", *machines),
-        compared("pictures", *pictures, equal=counted),
+        compared("snapshot", *pictures, equal=counted),
         compared("parameters", first.params, second.params),
     ]
 

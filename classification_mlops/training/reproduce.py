@@ -606,7 +606,7 @@ def reproduce(
         rows = restored_rows(workspace, engine, folder / "snapshot.csv")
         place = code_of(workspace, original.tags["git_commit"], folder / "code", keep)
         root = stack.enter_context(place)
-        remarks = {"code": put_back(folder, original), "pictures": changes_since(engine, original)}
+        remarks = {"code": put_back(folder, original), "snapshot": changes_since(engine, original)}
         run = stack.enter_context(as_job(workspace, engine, original))
         request = write_request(workspace, original, root, rows)
         tell = lambda told: (run.tell(told), progress(told))  # noqa: E731
