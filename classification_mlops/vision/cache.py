@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['KEPT_BYTES', 'AROUND_BYTES', 'FEW', 'CHUNK_BYTES', 'WRITE_BYTES', 'files_of', 'prepared', 'Chunk', 'prepare_chunk',
-           'refuse_troubles', 'give_back', 'PixelStore', 'append_synced', 'digests', 'find_positions', 'locked',
+           'refuse_troubles', 'MappedPixels', 'PixelStore', 'append_synced', 'digests', 'find_positions', 'locked',
            'begin_worker', 'helpers', 'in_order', 'fill', 'append_all', 'open_store', 'StoredPixels', 'PreparedPixels',
            'has_room', 'filled_store', 'unusable', 'open_pixels', 'cache_facts', 'existing_store', 'export_pictures']
 
@@ -102,13 +102,19 @@ KEPT_BYTES = 64 * 2**20  # of a mapped file that a process may seem to hold
 AROUND_BYTES = 2**16  # that Linux maps around each place that is read
 
 
-def give_back(
-    mapped: np.memmap,
-) -> int:  # Bytes that are held now: none
-    "Let go of the pages of a mapped file."
-    if hasattr(mmap, "MADV_DONTNEED"):  # not on Windows
-        mapped._mmap.madvise(mmap.MADV_DONTNEED)
-    return 0
+class MappedPixels:
+    "A file of pixels as an array that lets go of its pages."
+
+    def __init__(self, path: Path, shape: tuple[int, ...]):
+        self.pixels, self.touched = np.memmap(path, np.uint8, "r", shape=shape), 0
+
+    def __getitem__(self, positions: np.ndarray) -> np.ndarray:  # A copy
+        found = np.asarray(self.pixels[positions])
+        self.touched += found.nbytes + len(positions) * AROUND_BYTES
+        if self.touched > KEPT_BYTES and hasattr(mmap, "MADV_DONTNEED"):  # not on Windows
+            self.pixels._mmap.madvise(mmap.MADV_DONTNEED)
+            self.touched = 0
+        return found
 
 # %% ../../nbs/vision/02_cache.ipynb #42f327e1
 class PixelStore:
@@ -119,8 +125,8 @@ class PixelStore:
         folder: Path,  # Made if absent
         shape: tuple[int, ...],  # Of one picture: bag × height × width × channels
     ):
-        self.folder, self.shape, self.held = folder, tuple(shape), hold(folder)
-        self.mapped, self.touched = None, 0  # Bytes since pages were last given back
+        self.folder, self.shape, self.mapped = folder, tuple(shape), None
+        self.held = hold(folder)
 
     @property
     def row_bytes(self) -> int:
@@ -147,13 +153,8 @@ class PixelStore:
     def read(self, positions: np.ndarray) -> np.ndarray:  # Pictures × bag × height × width × channels
         "Copy pictures out of the mapped file."
         if self.mapped is None:
-            shape = (self.count, *self.shape)
-            self.mapped = np.memmap(self.folder / "pixels.bin", np.uint8, "r", shape=shape)
-        pixels = np.asarray(self.mapped[positions])
-        self.touched += len(positions) * (self.row_bytes + AROUND_BYTES)
-        if self.touched > KEPT_BYTES:
-            self.touched = give_back(self.mapped)
-        return pixels
+            self.mapped = MappedPixels(self.folder / "pixels.bin", (self.count, *self.shape))
+        return self.mapped[positions]
 
     def __getstate__(self):  # another process maps the file for itself
         return self.__dict__ | {"mapped": None, "held": None}
