@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import pytest
 
 from classification_mlops.cli import main
 from classification_mlops.text import UserError
+from classification_mlops.vision import cache
 from classification_mlops.vision.cache import FEW, fill, open_pixels, open_store, unusable
 from classification_mlops.vision.preprocess import build_preprocessing
 from classification_mlops.vision.room import hold, occupied
@@ -84,7 +86,7 @@ def test_one_of_two_that_fill_the_same_store_is_killed(place):
     assert told and told[-1] < COUNT  # what the first had written was not done again
     store = open_store(workspace, PREPROCESSING)
     assert store.count == COUNT == len(set(store.hashes().tolist()))
-    pixels, fresh = (open_pixels(rows, workspace, PREPROCESSING, cache) for cache in (True, False))
+    pixels, fresh = (open_pixels(rows, workspace, PREPROCESSING, kept) for kept in (True, False))
     assert np.array_equal(pixels[np.arange(COUNT)], fresh[np.arange(COUNT)])
     assert (helpers or os.cpu_count() == 1) and not psutil.wait_procs(helpers, timeout=10)[1]
 
@@ -97,6 +99,17 @@ def test_processes_and_threads_write_the_same(place, tmp_path):
         (store.folder / "pixels.bin").rename(tmp_path / f"{processes}")
         (store.folder / "hashes.bin").unlink()
     assert (tmp_path / "2").read_bytes() == (tmp_path / "0").read_bytes()
+
+
+def test_a_large_file_is_read_as_a_small_one_is_mapped(place, monkeypatch):
+    workspace, rows = place
+    mapped = open_pixels(rows, workspace, PREPROCESSING)[np.arange(COUNT)[::-1]]
+    monkeypatch.setattr(cache, "MAPPED_BYTES", 0)
+    pixels = open_pixels(rows, workspace, PREPROCESSING)
+    assert np.array_equal(pixels[np.arange(COUNT)[::-1]], mapped)
+    assert pixels.store.mapped.mapped is None
+    pickled = pickle.loads(pickle.dumps(pixels))
+    assert np.array_equal(pickled[np.array([5, 5, 0])], pixels[np.array([5, 5, 0])])
 
 
 def test_a_killed_helper_costs_nothing(place):
@@ -165,13 +178,13 @@ def test_the_command_shows_exports_and_clears(place, monkeypatch, capsys, tmp_pa
     assert main(["data", "cache"]) == 0 and "no preprocessed pictures" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("cache", [True, False])
-def test_unusable_pictures_are_found(place, cache):
+@pytest.mark.parametrize("kept", [True, False])
+def test_unusable_pictures_are_found(place, kept):
     workspace, rows = place
     rows = rows[:20]
     (workspace.root / rows[3].image_path).unlink()
     (workspace.root / rows[4].image_path).write_bytes(b"another")
-    found = unusable(rows, workspace, PREPROCESSING, cache)
+    found = unusable(rows, workspace, PREPROCESSING, kept)
     assert set(found) == {rows[3].sha256, rows[4].sha256}
     with pytest.raises(UserError, match=r"3\.png"):
         open_pixels(rows, workspace, PREPROCESSING, cache=True)
