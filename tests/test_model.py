@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from classification_mlops.config import LossParams, Params
+from classification_mlops.config import LossParams, Params, SchedulerParams
 from classification_mlops.model.calibration import (
     accept_confidence,
     conformal_threshold,
@@ -91,7 +91,7 @@ def test_weights_come_from_their_own_seed():
         ({"architecture": "vit_b_32"}, UsageError, "vit_b_32 cannot be built"),
         ({"architecture": "alexnet"}, UsageError, "alexnet takes no"),
         ({"architecture": "resnet18", "weights": "IMAGENET"}, UsageError, "IMAGENET1K_V1"),
-        ({"architecture": "timm/resnet10t", "weights": "DEFAULT"}, UsageError, "has no weights"),
+        ({"architecture": "timm/resnet10t", "weights": "IMAGENET1K_V1"}, UsageError, "has no weights"),
         ({"architecture": "resnet18", "weights": "absent.safetensors"}, UserError, "cannot be read"),
     ],
 )
@@ -129,7 +129,7 @@ def test_losses_fall_when_scores_improve(imbalance, smoothing):
 @pytest.mark.parametrize("steps", [1, 2, 3, 40])
 def test_schedules_of_any_length(name, steps):
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.1)
-    found = build_scheduler(optimizer, name, steps, epochs=1).get("lr_scheduler")
+    found = build_scheduler(optimizer, SchedulerParams(name=name), steps, epochs=1).get("lr_scheduler")
     for _ in range(steps - 1 if found and found.get("interval") == "step" else 1):
         optimizer.step()
         if found:

@@ -25,9 +25,12 @@ class Network(nn.Module):
         mean: tuple[float, ...],  # One per channel, on the scale 0…1
         std: tuple[float, ...],  # Likewise
         bag: str = "mean",  # Or "max": how the scores of the pieces become one
+        channels_last: bool = False,  # Keep the channels of a pixel together, as files do
     ):
         super().__init__()
-        self.backbone, self.bag = backbone, bag
+        self.bag = bag
+        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        self.backbone = backbone.to(memory_format=self.memory_format)
         mean, std = (torch.tensor(numbers).view(1, -1, 1, 1) for numbers in (mean, std))
         # (pixel / 255 − mean) / std as one multiplication and one addition; settings, not stored as weights
         self.register_buffer("scale", 1 / (255 * std), persistent=False)
@@ -44,7 +47,8 @@ class Network(nn.Module):
         self,
         images: Tensor,  # Batch × bag × height × width × channels, uint8
     ) -> Tensor:  # Batch × bag × classes
-        pixels = images.flatten(0, 1).permute(0, 3, 1, 2).contiguous().to(self.scale.dtype)
+        layout = dict(memory_format=self.memory_format)
+        pixels = images.flatten(0, 1).permute(0, 3, 1, 2).contiguous(**layout).to(self.scale.dtype)
         scores = self.backbone(torch.addcmul(self.shift, pixels, self.scale))
         return scores.view(images.shape[0], images.shape[1], -1)
 
@@ -62,7 +66,9 @@ def network_of(
         weights=model.weights, dropout=model.dropout, stem=model.stem, size_px=image.size_px, seed=seed
     )
     backbone = build_network(model.architecture, classes, image.channels, **options)
-    network = Network(backbone, preprocessing.mean, preprocessing.std, model.bag)
+    network = Network(
+        backbone, preprocessing.mean, preprocessing.std, model.bag, params.trainer.channels_last
+    )
     check_size(network, preprocessing, model.architecture, classes)
     return network
 
