@@ -5,10 +5,12 @@
 # %% auto #0
 __all__ = ['MEMORY_SIGNS', 'split_new', 'leave_out_unusable', 'log_skipped', 'skip_facts', 'load_data', 'sample_batch',
            'build_trainer', 'trainer_options', 'quiet_lightning', 'memory_errors', 'FitResult', 'fit_facts', 'fit',
-           'restore', 'log_metrics', 'file_hash', 'theme_now', 'register', 'record', 'finish']
+           'fit_together', 'write_order', 'write_fitted', 'read_fitted', 'restore', 'log_metrics', 'file_hash',
+           'theme_now', 'register', 'record', 'finish']
 
 # %% ../../nbs/training/01_fit.ipynb #e8ca7fb3
 import hashlib
+import json
 import logging
 import shutil
 import time
@@ -26,7 +28,7 @@ import torch
 from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
 from sqlalchemy.orm import Session
 
-from ..config import Params, mode_of
+from ..config import Params, augmentations_list, mode_of, params_dict
 from ..db.models import record_model
 from ..db.queries import class_counts
 from ..db.reviews import queue_reviews
@@ -36,10 +38,13 @@ from ..db.snapshot import read_snapshot, take_snapshot, write_snapshot
 from ..db.split import split_theme
 from ..db.themes import get_theme
 from ..model.classifier import Classifier
+from ..model.freezing import Freezing
 from ..model.network import network_of
+from ..registry.pyfunc import weight_bytes
 from ..registry.registration import RegisteredModel, register_model
 from ..text import UserError, say
 from .callbacks import History, Progress, RunLogger, WholeCheckpoints
+from .processes import is_rank, process_count, run_together, strategy_of
 from classification_mlops.training.run import (
     TrainingRun,
     end_run,
@@ -159,7 +164,7 @@ def build_trainer(
     return pl.Trainer(
         **trainer_options(params),
         logger=RunLogger(run.run_id, run.workspace.tracking_uri),
-        callbacks=[best, patience, history, Progress(run.tell)],
+        callbacks=[best, patience, history, Progress(run.tell), Freezing(params.model.freeze_epochs)],
         plugins=[WholeCheckpoints()],
     )
 
@@ -173,7 +178,8 @@ def trainer_options(params: Params) -> dict:
         enable_model_summary=False,
         log_every_n_steps=10**9,  # metrics are logged once an epoch
     )
-    return {**params.trainer.model_dump(), **fixed}
+    given = params.trainer.model_dump(exclude={"channels_last", "threads", "tune"})  # not Lightning's
+    return {**given, "strategy": strategy_of(params.trainer, params.model.freeze_epochs > 0), **fixed}
 
 # %% ../../nbs/training/01_fit.ipynb #7d1f4492
 @contextmanager
@@ -237,6 +243,10 @@ def fit(
     data: ImageDataModule,
 ) -> FitResult:
     "Train, and return to the weights of the best epoch."
+    if process_count(run.params.trainer) > 1 and not is_rank():
+        return fit_together(run)
+    if run.params.trainer.threads != "auto":
+        torch.set_num_threads(run.params.trainer.threads)
     pl.seed_everything(run.params.seed, workers=True, verbose=False)
     network = network_of(run.params, len(run.labels))
     sections = run.params.loss, run.params.optimizer, run.params.scheduler
@@ -248,6 +258,50 @@ def fit(
         trainer.fit(module, datamodule=data)
     best_epoch = restore(module, Path(trainer.checkpoint_callback.best_model_path))
     return FitResult(network, history.rows, best_epoch, trainer.max_epochs, time.monotonic() - started)
+
+# %% ../../nbs/training/01_fit.ipynb #48c5a332
+def fit_together(
+    run: TrainingRun,
+) -> FitResult:
+    "Train in one process per processor."
+    folder = run.folder / "processes"
+    folder.mkdir(parents=True, exist_ok=True)
+    write_order(run, folder / "order.json")
+    program = "import sys, classification_mlops.training.rank as rank; sys.exit(rank.main(sys.argv[1]))"
+    arguments = ["-c", program, str(folder / "order.json")]
+    run_together(arguments, process_count(run.params.trainer), folder, run.tell)
+    fitted = read_fitted(folder, network_of(run.params, len(run.labels)))
+    shutil.rmtree(folder)
+    return fitted
+
+# %% ../../nbs/training/01_fit.ipynb #ab4d65f7
+def write_order(
+    run: TrainingRun,
+    path: Path,
+) -> None:
+    "Write down what the processes are to train."
+    order = dict(theme=run.theme, run_id=run.run_id, job_id=run.job_id, labels=run.labels)
+    places = dict(workspace=str(run.workspace.root), folder=str(run.folder))
+    settings = dict(params=params_dict(run.params), augmentations=augmentations_list(run.augmentations))
+    path.write_text(json.dumps(order | places | settings, ensure_ascii=False), encoding="utf-8")
+
+# %% ../../nbs/training/01_fit.ipynb #f61500f5
+def write_fitted(fitted: FitResult, folder: Path) -> None:
+    "Leave the result of a fit for the process that waits for it."
+    (folder / "weights.safetensors").write_bytes(weight_bytes(fitted.network))
+    facts = {name: value for name, value in vars(fitted).items() if name != "network"}
+    (folder / "fitted.json").write_text(json.dumps(facts), encoding="utf-8")
+
+# %% ../../nbs/training/01_fit.ipynb #c2807318
+def read_fitted(
+    folder: Path,  # Into which `write_fitted` wrote
+    network: torch.nn.Module,  # Gets the weights
+) -> FitResult:
+    "The result of a fit in another process."
+    from safetensors.torch import load_file
+
+    network.load_state_dict(load_file(folder / "weights.safetensors"))
+    return FitResult(network, **json.loads((folder / "fitted.json").read_text(encoding="utf-8")))
 
 # %% ../../nbs/training/01_fit.ipynb #62beab7b
 def restore(

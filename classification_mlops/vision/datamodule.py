@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['EpochSampler', 'SplitPictures', 'PictureLoader', 'SafeInWorkers', 'as_it_is', 'quiet_worker', 'ImageDataModule',
-           'targets_of', 'numbers_by_split', 'class_counts', 'picture_weights', 'worker_count', 'build_loader',
-           'build_sampler']
+           'targets_of', 'numbers_by_split', 'class_counts', 'picture_weights', 'worker_count', 'shared_batches',
+           'build_loader', 'rank_of', 'train_order', 'examination_order']
 
 # %% ../../nbs/vision/03_datamodule.ipynb #f2962856
 import os
@@ -226,6 +226,20 @@ def worker_count(
         return workers
     return 0 if cached else min(4, (os.cpu_count() or 1) - 1)
 
+# %% ../../nbs/vision/03_datamodule.ipynb #f48ba5a1
+def shared_batches(
+    count: int,  # Pictures of the split
+    batch_size: int,
+    rank: int = 0,  # This device, of `ranks`
+    ranks: int = 1,
+) -> list[list[tuple[int, int]]]:  # (number, epoch), as `EpochSampler` yields them
+    "The batches of one device in which a split is examined: in all devices together every picture once."
+    steps = -(-count // (batch_size * ranks))
+    if steps * ranks > count:
+        return shared_batches(count, batch_size)
+    parts = np.array_split(np.arange(count), steps * ranks)
+    return [[(int(number), 0) for number in part] for part in parts[rank * steps : (rank + 1) * steps]]
+
 # %% ../../nbs/vision/03_datamodule.ipynb #6fd73ea3
 def build_loader(
     data: ImageDataModule,  # Set up
@@ -242,27 +256,40 @@ def build_loader(
     pictures = SplitPictures(
         data.pixels, numbers, targets, keys, data.augmentation if learning else None, seed
     )
-    sampler = build_sampler(data, targets, learning)
     workers = worker_count(data.workers, cached=hasattr(data.pixels, "store"))
-    lonely = learning and len(sampler) > data.batch_size and len(sampler) % data.batch_size == 1
     return PictureLoader(
         pictures,
-        batch_size=data.batch_size,
-        sampler=sampler,
+        **(train_order if learning else examination_order)(data, targets),
         num_workers=workers,
         persistent_workers=workers > 0,
-        drop_last=lonely and data.batch_size > 1,
         generator=torch.Generator().manual_seed(derived_seed(data.seed, "loader", split)),
     )
 
 # %% ../../nbs/vision/03_datamodule.ipynb #68d1adbd
-def build_sampler(
+def rank_of(data: ImageDataModule) -> tuple[int, int]:  # This device, of how many
+    "Which share of the pictures is this process's."
+    return (data.trainer.global_rank, data.trainer.world_size) if data.trainer else (0, 1)
+
+# %% ../../nbs/vision/03_datamodule.ipynb #24b48260
+def train_order(
     data: ImageDataModule,
     targets: np.ndarray,  # Of the split
-    learning: bool,  # False for valid and test, which keep their order
-) -> EpochSampler:
-    "The order of one split, for this device."
-    weights = picture_weights(targets) if learning and data.imbalance == "sampler" else None
-    rank, ranks = (data.trainer.global_rank, data.trainer.world_size) if data.trainer else (0, 1)
-    seed = derived_seed(data.seed, "loader")
-    return EpochSampler(len(targets), seed, learning, weights, rank, ranks)
+) -> dict:  # Options of a loader
+    "Another order in every epoch; a last batch of one picture, which has no spread, is left out."
+    weights = picture_weights(targets) if data.imbalance == "sampler" else None
+    seed, size = derived_seed(data.seed, "loader"), data.batch_size
+    sampler = EpochSampler(len(targets), seed, True, weights, *rank_of(data))
+    lonely = len(sampler) > size > 1 and len(sampler) % size == 1
+    return dict(sampler=sampler, batch_size=size, drop_last=lonely)
+
+# %% ../../nbs/vision/03_datamodule.ipynb #ae3d3421
+def examination_order(
+    data: ImageDataModule,
+    targets: np.ndarray,  # Of the split
+) -> dict:  # Options of a loader
+    "Valid and test keep their order."
+    rank, ranks = rank_of(data)
+    if ranks > 1:
+        return dict(batch_sampler=shared_batches(len(targets), data.batch_size, rank, ranks))
+    sampler = EpochSampler(len(targets), derived_seed(data.seed, "loader"), shuffle=False)
+    return dict(sampler=sampler, batch_size=data.batch_size)
