@@ -4,12 +4,15 @@
 
 # %% auto #0
 __all__ = ['FEWEST_STEPS', 'MEMORY_SHARE', 'TUNED', 'changed', 'Stopwatch', 'trial_trainer', 'Trial', 'trial_module',
-           'images_per_second', 'use_threads', 'faster', 'fastest_settings', 'best_batch_size', 'best_learning_rate',
-           'tuned', 'tune']
+           'images_per_second', 'use_threads', 'faster', 'fastest_settings', 'best_batch_size', 'safe_rate',
+           'best_learning_rate', 'tuned', 'tune']
 
 # %% ../../nbs/training/01_settings.ipynb #dadf6210
+import math
 import time
 from collections.abc import Callable, Iterable
+from contextlib import redirect_stderr
+from io import StringIO
 from statistics import median
 
 import psutil
@@ -149,10 +152,10 @@ def fastest_settings(
     ]
     best = faster(params, others, speed)
     threads = torch.get_num_threads()
-    if params.trainer.threads != "auto" or threads == 1:
+    if params.trainer.threads != "auto":
         return best
     best = changed(best, trainer__threads=threads)
-    fewer = sorted({max(threads // 2, 1), 1}, reverse=True)
+    fewer = sorted({max(threads // 2, 1), 1} - {threads}, reverse=True)
     return faster(best, [changed(best, trainer__threads=count) for count in fewer], speed)
 
 # %% ../../nbs/training/01_settings.ipynb #3d4fca66
@@ -178,6 +181,17 @@ def best_batch_size(
             return params
         params, fastest = candidate, found
 
+# %% ../../nbs/training/01_settings.ipynb #573ca6de
+def safe_rate(
+    lr: list[float],  # Rates that were tried, rising
+    loss: list[float],  # Smoothed, at each of them
+) -> float | None:  # None where the loss has not fallen
+    "A tenth of the rate with the lowest loss, in two digits."
+    losses = [value if math.isfinite(value) else math.inf for value in loss]
+    lowest = losses.index(min(losses))
+    fallen = losses[lowest] < 0.95 * losses[0]
+    return float(f"{lr[lowest] / 10:.2g}") if fallen else None
+
 # %% ../../nbs/training/01_settings.ipynb #cb5bce93
 def best_learning_rate(
     run: TrainingRun,
@@ -185,19 +199,20 @@ def best_learning_rate(
     params: Params,
     steps: int = 100,
 ) -> Params:
-    "The rate at which the loss falls most steeply; the given one where there is none."
+    "The highest rate that is safe; the given one where none makes the loss fall."
     usual, data.batch_size = data.batch_size, params.data.batch_size
     try:
         use_threads(params)
-        with quiet_lightning(), memory_errors(params):
+        # Lightning's progress bar would stay in the report
+        with quiet_lightning(), memory_errors(params), redirect_stderr(StringIO()):
             tuner = Tuner(trial_trainer(run, params))
             module, loader = trial_module(run, data, params), data.train_dataloader()
             range_ = dict(min_lr=1e-6, max_lr=1.0, num_training=steps)
             found = tuner.lr_find(module, train_dataloaders=loader, update_attr=False, **range_)
     finally:
         data.batch_size = usual
-    rate = found and found.suggestion()
-    return changed(params, optimizer__learning_rate=float(f"{rate:.2g}")) if rate else params
+    rate = safe_rate(**found.results)
+    return changed(params, optimizer__learning_rate=rate) if rate else params
 
 # %% ../../nbs/training/01_settings.ipynb #4e7a211d
 TUNED = (
