@@ -187,10 +187,11 @@ def safe_rate(
     loss: list[float],  # Smoothed, at each of them
 ) -> float | None:  # None where the loss has not fallen
     "A tenth of the rate with the lowest loss, in two digits."
-    losses = [value if math.isfinite(value) else math.inf for value in loss]
+    start = len(loss) // 10  # The first values of a running mean mean little
+    losses = [value if math.isfinite(value) else math.inf for value in loss[start:]]
     lowest = losses.index(min(losses))
     fallen = losses[lowest] < 0.95 * losses[0]
-    return float(f"{lr[lowest] / 10:.2g}") if fallen else None
+    return float(f"{lr[start + lowest] / 10:.2g}") if fallen else None
 
 # %% ../../nbs/training/01_settings.ipynb #cb5bce93
 def best_learning_rate(
