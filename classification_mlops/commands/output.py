@@ -44,6 +44,7 @@ WORDS = (
     to_say("name"), to_say("detail"), to_say("what"), to_say("seconds"), to_say("screens"),
     to_say("model"), to_say("run"), to_say("commit"), to_say("test accuracy in training"),
     to_say("test accuracy over REST"), to_say("answers that differ"),
+    to_say("parameters_m"), to_say("input_px"), to_say("source"),
 )  # fmt: skip
 
 # %% ../../nbs/commands/00_output.ipynb #d9191fdc

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Overrides', 'ParamsFile', 'AugmentationsFile', 'Version', 'models_app', 'train_command', 'reproduce_command',
-           'models_list', 'models_show', 'models_compare', 'models_promote', 'models_download']
+           'models_list', 'models_show', 'models_compare', 'models_promote', 'models_download', 'models_architectures']
 
 # %% ../../nbs/commands/06_training.ipynb #75af5703
 from dataclasses import asdict
@@ -143,3 +143,18 @@ def models_download(
     workspace, _ = connect()
     folder = download(workspace, theme, version, target)
     return Answer({"folder": str(folder)}, say("written to {folder}", folder=str(folder)))
+
+# %% ../../nbs/commands/06_training.ipynb #bfc11ae2
+@command(models_app, say("List architectures for model.architecture, with their size."), "architectures")
+def models_architectures(
+    pattern: Annotated[str, typer.Argument(help=say("Part of a name, or a pattern like timm/conv*."))] = "",
+    limit: Annotated[int, typer.Option(min=0, help=say("Architectures to list at most; 0: all."))] = 40,
+) -> Answer:
+    "Names with millions of weights and the side of the pictures they were made for."
+    from classification_mlops.model.listing import listing, names_like
+
+    names = names_like(pattern)
+    rows = listing(names[:limit] if limit else names)
+    more = say("{count} more: give a part of a name, or --limit 0", count=len(names) - len(rows))
+    text = table(rows) or say("no architecture has {pattern} in its name", pattern=pattern)
+    return Answer(rows, text + (f"\n{more}" if len(names) > len(rows) else ""))
