@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from classification_mlops.config import LossParams, Params, SchedulerParams
+from classification_mlops.config import LossParams, OptimizerParams, Params, SchedulerParams
 from classification_mlops.model.calibration import (
     accept_confidence,
     conformal_threshold,
@@ -16,7 +16,8 @@ from classification_mlops.model.calibration import (
     label_sets,
     softmax,
 )
-from classification_mlops.model.classifier import build_scheduler, training_loss
+from classification_mlops.model.classifier import build_optimizer, build_scheduler, training_loss
+from classification_mlops.model.mixing import build_mixing
 from classification_mlops.model.network import network_of
 from classification_mlops.model.zoo import build_network, last_layer
 from classification_mlops.text import UsageError, UserError
@@ -114,6 +115,88 @@ def test_weights_that_cannot_be_had(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="cannot be had"):
         build_network("resnet18", 3, 3, weights="DEFAULT")
     assert not list(tmp_path.rglob("*.pth"))
+
+
+class Canary:
+    "Its pickle would write a file."
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), "w")
+
+
+def test_a_state_dict_of_torch_is_read_and_a_program_is_not(tmp_path):
+    teacher = build_network("resnet18", 5, 3, seed=1)
+    for number, wrapped in enumerate(
+        [
+            teacher.state_dict(),
+            {"state_dict": {f"module.{name}": value for name, value in teacher.state_dict().items()}},
+            {"state_dict": {f"network.backbone.{name}": v for name, v in teacher.state_dict().items()}},
+            {"model": teacher.state_dict(), "epoch": 3},
+        ]
+    ):
+        path = tmp_path / f"teacher-{number}.pth"
+        torch.save(wrapped, path)
+        pupil = build_network("resnet18", 3, 1, weights=str(path))
+        assert torch.equal(pupil.layer1[0].conv1.weight, teacher.layer1[0].conv1.weight)
+        assert torch.allclose(pupil.conv1.weight, teacher.conv1.weight.sum(1, keepdim=True))
+        assert pupil.fc.weight.shape == (3, 512)
+    torch.save(
+        {"state_dict": teacher.state_dict(), "more": Canary(tmp_path / "canary")}, tmp_path / "bad.pth"
+    )
+    with pytest.raises(UserError, match="more than tensors"):
+        build_network("resnet18", 3, 3, weights=str(tmp_path / "bad.pth"))
+    assert not (tmp_path / "canary").exists()
+    (tmp_path / "torn.pt").write_bytes((tmp_path / "teacher-0.pth").read_bytes()[:1000])
+    with pytest.raises(UserError, match=r"cannot be read|more than tensors"):
+        build_network("resnet18", 3, 3, weights=str(tmp_path / "torn.pt"))
+
+
+@pytest.mark.parametrize("mix", ["mixup", "cutmix"])
+@pytest.mark.parametrize("bag", [1, 3])
+def test_mixtures_follow_the_seed_and_keep_the_total(mix, bag):
+    images = torch.randint(0, 256, (6, bag, 8, 8, 3)).byte()
+    targets = torch.tensor([0, 1, 2, 0, 1, 2])
+    mixing = build_mixing(LossParams(mix=mix, mix_alpha=1.0), 3)
+    results = []
+    for _ in range(2):
+        torch.manual_seed(5)
+        results.append(mixing(images, targets))
+    (mixed, shares), (again, _) = results
+    assert torch.equal(mixed, again) and mixed.shape == images.shape
+    assert torch.allclose(shares.sum(1), torch.ones(6)) and not torch.equal(mixed, images.float())
+    assert torch.allclose(mixed.sum(0), images.float().sum(0), atol=0.1)  # each picture is used whole
+    for loss in (LossParams(), LossParams(name="focal"), LossParams(label_smoothing=0.1)):
+        assert torch.isfinite(training_loss(torch.rand(6, 3), shares, loss, torch.tensor([1.0, 2.0, 3.0])))
+
+
+def test_focal_has_two_names():
+    scores, targets = torch.randn(8, 3), torch.arange(8) % 3
+    two = [
+        training_loss(scores, targets, LossParams(**one))
+        for one in ({"name": "focal"}, {"imbalance": "focal"})
+    ]
+    assert torch.equal(*two)
+    strict = training_loss(scores, targets, LossParams(name="focal", gamma=5.0))
+    assert strict < two[0] < training_loss(scores, targets, LossParams())
+
+
+@pytest.mark.parametrize("name", ["one_cycle", "cosine"])
+def test_warm_up_rises_to_the_peak_of_each_group(name):
+    network = build_network("resnet18", 3, 1)
+    optimizer = build_optimizer(network, OptimizerParams(learning_rate=0.1, backbone_multiplier=0.1))
+    course = SchedulerParams(name=name, warmup_epochs=2.0)
+    scheduler = build_scheduler(optimizer, course, steps=50, epochs=10)["lr_scheduler"]["scheduler"]
+    rates = []
+    for _ in range(49):
+        rates.append([group["lr"] for group in optimizer.param_groups])
+        optimizer.step()
+        scheduler.step()
+    head, backbone = np.array(rates).T
+    assert abs(head.argmax() - 10) <= 1 and head.max() == pytest.approx(0.1) and head[0] < 0.02
+    assert np.allclose(backbone, head * 0.1) and head[-1] < 0.002
 
 
 @pytest.mark.parametrize("imbalance", ["none", "weights", "sampler", "focal"])

@@ -18,6 +18,7 @@ from sklearn.datasets import load_digits
 from classification_mlops.config import Params
 from classification_mlops.db.snapshot import SnapshotRow
 from classification_mlops.model.classifier import Classifier
+from classification_mlops.model.freezing import Freezing
 from classification_mlops.model.network import network_of
 from classification_mlops.text import UserError
 from classification_mlops.vision.augment import build_augmentation
@@ -215,16 +216,22 @@ def test_other_precisions(workspace, precision, optimizer):
     assert trainer.callback_metrics["train_loss"].isfinite()
 
 
-def test_a_resumed_run_ends_with_the_same_weights(workspace, tmp_path):
+@pytest.mark.parametrize(("freeze", "mix"), [(0, "none"), (2, "mixup")])
+def test_a_resumed_run_ends_with_the_same_weights(workspace, tmp_path, freeze, mix):
     def run(**resume):
         params = Params(
-            image={"size_px": 16, "channels": 1}, model={"architecture": "resnet18", "dropout": 0.5}
+            image={"size_px": 16, "channels": 1},
+            model={"architecture": "resnet18", "dropout": 0.5},
+            loss={"mix": mix},
         )
         model = Classifier(
             network_of(params, 3), ["0", "1", "2"], params.loss, params.optimizer, params.scheduler
         )
         saver = ModelCheckpoint(tmp_path, "{epoch}", save_top_k=-1)
-        options = QUIET | dict(max_epochs=3, accelerator="cpu", callbacks=[saver], enable_checkpointing=True)
+        callbacks = [saver, Freezing(freeze)]
+        options = QUIET | dict(
+            max_epochs=3, accelerator="cpu", callbacks=callbacks, enable_checkpointing=True
+        )
         pl.Trainer(**options).fit(model, make_data(workspace), **resume)
         return model.state_dict()
 
@@ -232,6 +239,12 @@ def test_a_resumed_run_ends_with_the_same_weights(workspace, tmp_path):
     torch.rand(9)
     resumed = run(ckpt_path=tmp_path / "epoch=1.ckpt", weights_only=True)
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    if freeze:
+        frozen = torch.load(tmp_path / f"epoch={freeze - 1}.ckpt", weights_only=True)["state_dict"]
+        start = network_of(Params(image={"size_px": 16, "channels": 1}), 3).state_dict()
+        same = [name for name in start if torch.equal(frozen[f"network.{name}"], start[name])]
+        assert set(start) - set(same) == {"backbone.fc.weight", "backbone.fc.bias"}
+        assert not torch.equal(whole["network.backbone.conv1.weight"], start["backbone.conv1.weight"])
 
 
 FILL = """
