@@ -82,7 +82,8 @@ import sys
 from pathlib import Path
 from classification_mlops.training.processes import run_together
 rank = "import json, os, time; from classification_mlops.training.processes import end_with_parent;"
-rank += "end_with_parent(); print(json.dumps({'progress': {'pid': os.getpid()}}), flush=True); time.sleep(600)"
+rank += "end_with_parent(); print(json.dumps({'progress': {'pid': os.getpid()}}), flush=True);"
+rank += "time.sleep(600)"
 run_together(["-c", rank], 2, Path(sys.argv[1]), lambda said: print(said["pid"], flush=True))
 """
 
