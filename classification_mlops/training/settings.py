@@ -198,20 +198,22 @@ def best_learning_rate(
     run: TrainingRun,
     data: ImageDataModule,
     params: Params,
-    steps: int = 100,
+    steps: int = 70,
 ) -> Params:
     "The highest rate that is safe; the given one where none makes the loss fall."
-    usual, data.batch_size = data.batch_size, params.data.batch_size
+    usual, threads = data.batch_size, torch.get_num_threads()
+    data.batch_size = params.data.batch_size
     try:
         use_threads(params)
         # Lightning's progress bar would stay in the report
         with quiet_lightning(), memory_errors(params), redirect_stderr(StringIO()):
             tuner = Tuner(trial_trainer(run, params))
             module, loader = trial_module(run, data, params), data.train_dataloader()
-            range_ = dict(min_lr=1e-6, max_lr=1.0, num_training=steps)
+            range_ = dict(min_lr=1e-5, max_lr=1.0, num_training=steps)
             found = tuner.lr_find(module, train_dataloaders=loader, update_attr=False, **range_)
     finally:
         data.batch_size = usual
+        torch.set_num_threads(threads)
     rate = safe_rate(**found.results)
     return changed(params, optimizer__learning_rate=rate) if rate else params
 
