@@ -4,21 +4,18 @@
 
 # %% auto #0
 __all__ = ['FEWEST_STEPS', 'MEMORY_SHARE', 'TUNED', 'changed', 'Stopwatch', 'trial_trainer', 'Trial', 'trial_module',
-           'images_per_second', 'use_threads', 'faster', 'fastest_settings', 'best_batch_size', 'safe_rate',
+           'images_per_second', 'use_threads', 'faster', 'fastest_settings', 'best_batch_size', 'safe_rate', 'Sweep',
            'best_learning_rate', 'tuned', 'tune']
 
 # %% ../../nbs/training/01_settings.ipynb #dadf6210
 import math
 import time
 from collections.abc import Callable, Iterable
-from contextlib import redirect_stderr
-from io import StringIO
 from statistics import median
 
 import psutil
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.tuner import Tuner
 
 from ..check import set_at, value_at
 from ..config import Params, params_dict, parse_params, save_params
@@ -193,6 +190,30 @@ def safe_rate(
     fallen = losses[lowest] < 0.95 * losses[0]
     return float(f"{lr[start + lowest] / 10:.2g}") if fallen else None
 
+# %% ../../nbs/training/01_settings.ipynb #f1e4ffc6
+class Sweep(pl.Callback):
+    "Lets the learning rate grow by a constant factor from step to step, until the loss has exploded."
+
+    def __init__(
+        self,
+        steps: int,
+        lowest: float = 1e-5,
+        highest: float = 1.0,
+    ):
+        self.plan = [lowest * (highest / lowest) ** (step / (steps - 1)) for step in range(steps)]
+        self.rates, self.losses, self.mean = [], [], 0.0
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        self.rates.append(self.plan[len(self.rates)])
+        for group in trainer.optimizers[0].param_groups:
+            group["lr"] = self.rates[-1]
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        self.mean = 0.95 * self.mean + 0.05 * float(outputs["loss"])
+        self.losses.append(self.mean / (1 - 0.95 ** len(self.rates)))  # as if the mean had not begun at 0
+        exploded = not self.losses[-1] < 4 * min(self.losses)
+        trainer.should_stop = exploded or len(self.rates) == len(self.plan)
+
 # %% ../../nbs/training/01_settings.ipynb #cb5bce93
 def best_learning_rate(
     run: TrainingRun,
@@ -202,19 +223,17 @@ def best_learning_rate(
 ) -> Params:
     "The highest rate that is safe; the given one where none makes the loss fall."
     usual, threads = data.batch_size, torch.get_num_threads()
-    data.batch_size = params.data.batch_size
+    constant = changed(params, scheduler__name="none", scheduler__warmup_epochs=0.0)
+    data.batch_size, sweep = params.data.batch_size, Sweep(steps)
     try:
         use_threads(params)
-        # Lightning's progress bar would stay in the report
-        with quiet_lightning(), memory_errors(params), redirect_stderr(StringIO()):
-            tuner = Tuner(trial_trainer(run, params))
-            module, loader = trial_module(run, data, params), data.train_dataloader()
-            range_ = dict(min_lr=1e-5, max_lr=1.0, num_training=steps)
-            found = tuner.lr_find(module, train_dataloaders=loader, update_attr=False, **range_)
+        with quiet_lightning(), memory_errors(params):
+            trainer = trial_trainer(run, constant, sweep)
+            trainer.fit(trial_module(run, data, constant), data.train_dataloader())
     finally:
         data.batch_size = usual
         torch.set_num_threads(threads)
-    rate = safe_rate(**found.results)
+    rate = safe_rate(sweep.rates, sweep.losses)
     return changed(params, optimizer__learning_rate=rate) if rate else params
 
 # %% ../../nbs/training/01_settings.ipynb #4e7a211d
