@@ -41,12 +41,13 @@ class EpochSampler(DistributedSampler):
         ranks: int = 1,
     ):
         super().__init__(range(count), ranks, rank, shuffle, seed)
-        self.weights = weights
+        self.weights, self.skip = weights, 0  # pictures that a resumed epoch has seen already
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         order = self.order()
         padded = (order * self.num_replicas)[: self.total_size]
-        return ((number, self.epoch) for number in padded[self.rank :: self.num_replicas])
+        skip, self.skip = self.skip, 0
+        return ((number, self.epoch) for number in padded[self.rank :: self.num_replicas][skip:])
 
     def order(self) -> list[int]:
         "All numbers of this epoch."
