@@ -14,7 +14,7 @@ from ..text import UsageError, UserError
 
 # %% ../../nbs/db/23_jobs.ipynb #3e8bc3fa
 NEXT = {
-    "queued": ("running", "cancelled", "failed"),
+    "queued": ("running", "paused", "cancelled", "failed", "interrupted"),
     "running": ("paused", "finished", "failed", "cancelled", "interrupted"),
     "paused": ("running", "queued", "cancelled", "failed", "interrupted"),
     "interrupted": ("queued", "running", "cancelled", "failed"),
@@ -87,9 +87,11 @@ def heartbeat(
     session: Session,
     job_id: int,
     progress: dict,  # Plain values: epoch, step, loss, seconds left …
+    owner: str | None = None,  # Only while the job is this process's
 ) -> bool:  # False when the job is no longer running
     "Tell how far a job is."
     alive = update(Job).where(Job.id == job_id, Job.status == "running")
+    alive = alive if owner is None else alive.where(Job.owner == owner)
     change = alive.values(heartbeat=utc_now(), progress=progress).execution_options(
         synchronize_session="fetch"
     )

@@ -4,8 +4,7 @@
 
 # %% auto #0
 __all__ = ['LAST', 'PREVIOUS', 'FITTED', 'random_state', 'set_random_state', 'running_sums', 'add_sums', 'read_checkpoint',
-           'make_last', 'usable_checkpoint', 'Paused', 'Cancelled', 'obey', 'Resumable', 'go_on', 'write_fitted',
-           'read_fitted']
+           'make_last', 'usable_checkpoint', 'Resumable', 'go_on', 'write_fitted', 'read_fitted']
 
 # %% ../../nbs/training/00_checkpoints.ipynb #eb2a159a
 import json
@@ -18,7 +17,8 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 
-from ..text import UserError, say
+from ..text import say
+from .asked import Cancelled, obey
 from ..yaml import write_atomically
 
 # %% ../../nbs/training/00_checkpoints.ipynb #3de34f52
@@ -113,32 +113,6 @@ def usable_checkpoint(
     return None
 
 # %% ../../nbs/training/00_checkpoints.ipynb #64dcc3ca
-class Paused(UserError):
-    "The run waits in its last checkpoint."
-
-    def __init__(self, reason: str = ""):
-        super().__init__("{reason}", reason=reason or say("paused; to go on: cmlops jobs resume"))
-
-
-class Cancelled(UserError):
-    "Somebody does not want the run any more."
-
-    def __init__(self):
-        super().__init__("stopped by a person")
-
-# %% ../../nbs/training/00_checkpoints.ipynb #5731920b
-def obey(
-    asked: str | None,  # pause, cancel, lost, or nothing
-) -> None:
-    "Do what was asked by raising."
-    if asked == "pause":
-        raise Paused
-    if asked == "cancel":
-        raise Cancelled
-    if asked == "lost":
-        raise Paused(say("another process has taken this job over"))
-
-# %% ../../nbs/training/00_checkpoints.ipynb #5b589a03
 class Resumable(pl.Callback):
     "Writes `last.ckpt` whenever an epoch begins and when a pause is asked for, and goes on from it exactly."
 
@@ -166,7 +140,7 @@ class Resumable(pl.Callback):
 
     def on_train_epoch_start(self, trainer, pl_module):
         asked = self._asked(trainer)
-        if trainer.current_epoch and asked != "cancel":
+        if trainer.current_epoch and asked not in ("cancel", "lost"):
             self._save(trainer, 0, {})
         obey(asked)
 
@@ -176,7 +150,7 @@ class Resumable(pl.Callback):
             add_sums(loop._results, self.sums)
             self.sums = {}
         asked = self._asked(trainer)
-        if asked in ("pause", "lost"):
+        if asked == "pause":
             if loop._num_ready_batches_reached() or loop._should_accumulate():
                 return  # the epoch's end, or the next whole step, is the better place
             self._save(trainer, batch_idx + 1, running_sums(loop._results))
