@@ -22,7 +22,7 @@ from classification_mlops.db.session import open_engine, upgrade_database, writi
 from classification_mlops.db.themes import create_theme
 from classification_mlops.demo import start_repository, write_digits
 from classification_mlops.registry.lineage import machine_facts
-from classification_mlops.training.fit import load_data, split_new
+from classification_mlops.training.material import load_data, split_new
 from classification_mlops.training.run import TrainingRun, plan_run
 from classification_mlops.training.settings import TUNED, changed, images_per_second, tuned
 from classification_mlops.workspace import init_folders

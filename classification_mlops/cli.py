@@ -15,6 +15,7 @@ import typer
 from .commands import cache as cache  # Adds to `cmlops data`
 from classification_mlops.commands import (
     data,
+    jobs,
     labels,
     place,
     serving,
@@ -36,8 +37,9 @@ def print_version(wanted: bool):
 
 # %% ../nbs/90_cli.ipynb #4fcd3673
 ORDER = (
-    "init doctor demo theme label data split golden stats train reproduce models serve predict lab".split()
-)
+    "init doctor demo theme label data split golden stats "
+    "train jobs worker reproduce models serve predict lab"
+).split()
 
 
 class InOrder(typer.core.TyperGroup):
@@ -72,6 +74,7 @@ command(app, say("Split new pictures into train, valid and test."), "split")(spl
 command(app, say("Count pictures per label and split."), "stats")(labels.stats_command)
 command(app, say("Train, test, register: executes pipelines/train.ipynb."), "train")(training.train_command)
 command(app, say("Train a run again and compare the results."), "reproduce")(training.reproduce_command)
+command(app, say("Work on queued jobs, one after the other."), "worker")(jobs.worker_command)
 command(app, say("Serve a model through MLflow's REST server."), "serve")(serving.serve_command)
 command(app, say("Classify picture files through a model server."), "predict")(serving.predict_command)
 command(app, say("Open JupyterLab."), "lab")(place.lab_command)
@@ -79,6 +82,7 @@ app.add_typer(data.theme_app, name="theme")
 app.add_typer(labels.label_app, name="label")
 app.add_typer(data.data_app, name="data")
 app.add_typer(split.golden_app, name="golden")
+app.add_typer(jobs.jobs_app, name="jobs")
 app.add_typer(training.models_app, name="models")
 
 # %% ../nbs/90_cli.ipynb #35c3e67d

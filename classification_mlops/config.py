@@ -395,7 +395,6 @@ data: {batch_size: 64, workers: auto, cache: auto, on_missing: stop}  # or skip 
 """
 PARAMS_EXAMPLE += TRAINER_EXAMPLE
 
-
 # %% ../nbs/01_config.ipynb #4bd10ed2
 AUGMENTATIONS_EXAMPLE = """\
 # Random changes of the pictures to learn from, in order, drawn anew in every epoch; never of valid and test.

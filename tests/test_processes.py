@@ -81,8 +81,8 @@ PARENT = """
 import sys
 from pathlib import Path
 from classification_mlops.training.processes import run_together
-rank = "import json, os, time; from classification_mlops.training.processes import end_with_parent;"
-rank += "end_with_parent(); print(json.dumps({'progress': {'pid': os.getpid()}}), flush=True);"
+rank = "import json, os, time; from classification_mlops.training.processes import listen_to_parent;"
+rank += "listen_to_parent(print); print(json.dumps({'progress': {'pid': os.getpid()}}), flush=True);"
 rank += "time.sleep(600)"
 run_together(["-c", rank], 2, Path(sys.argv[1]), lambda said: print(said["pid"], flush=True))
 """

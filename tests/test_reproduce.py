@@ -14,7 +14,7 @@ from classification_mlops.db.session import open_engine, reading, writing
 from classification_mlops.db.snapshot import Tally, read_snapshot
 from classification_mlops.demo import sample_workspace
 from classification_mlops.text import UserError
-from classification_mlops.training import fit
+from classification_mlops.training import material
 from classification_mlops.training.jobs import run_training
 from classification_mlops.training.run import check_plan, end_run, plan_run, register_run
 from classification_mlops.workspace import pipeline_notebook
@@ -156,16 +156,16 @@ def test_a_run_may_go_on_without_them(trained, spoiled, cache):
     run = plan_run(workspace, "numbers", overrides=["data.on_missing=skip", f"data.cache={cache}"])
     check_plan(run)
     register_run(run)
-    counts = fit.split_new(run)
+    counts = material.split_new(run)
     kept = list(read_snapshot(run.snapshot_path))
     assert len(kept) == run.snapshot.count == 118 == sum(sum(splits.values()) for splits in counts.values())
     assert not {row.sha256 for row in kept} & set(run.skipped) and len(run.skipped) == 2
     tally = Tally(kept)
     assert list(tally) == kept and tally.hash == run.snapshot.hash
-    [fact] = fit.skip_facts(run).values()
+    [fact] = material.skip_facts(run).values()
     assert all(path.name in fact for path in spoiled)
     assert MlflowClient(workspace.tracking_uri).get_run(run.run_id).data.tags["pictures_skipped"] == "2"
-    fit.load_data(run)
+    material.load_data(run)
     end_run(run, "KILLED")
 
 

@@ -6,7 +6,7 @@
 __all__ = ['Paused', 'Cancelled', 'Lost', 'obey', 'status_of']
 
 # %% ../../nbs/training/00_asked.ipynb #9b59e7dc
-from ..text import UserError, say
+from ..text import UserError
 
 # %% ../../nbs/training/00_asked.ipynb #36e04661
 class Paused(UserError):

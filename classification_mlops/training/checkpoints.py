@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['LAST', 'PREVIOUS', 'FITTED', 'random_state', 'set_random_state', 'running_sums', 'add_sums', 'read_checkpoint',
-           'make_last', 'usable_checkpoint', 'Resumable', 'go_on', 'write_fitted', 'read_fitted']
+           'make_last', 'usable_checkpoint', 'heard_everywhere', 'save_last', 'Resumable', 'go_on', 'write_fitted',
+           'read_fitted']
 
 # %% ../../nbs/training/00_checkpoints.ipynb #eb2a159a
 import json
@@ -113,6 +114,22 @@ def usable_checkpoint(
     return None
 
 # %% ../../nbs/training/00_checkpoints.ipynb #64dcc3ca
+def heard_everywhere(trainer: pl.Trainer, asked: str | None) -> str | None:
+    "What the first process was asked: all of them must do the same at the same step."
+    return trainer.strategy.broadcast(asked) if trainer.world_size > 1 else asked
+
+# %% ../../nbs/training/00_checkpoints.ipynb #87845905
+def save_last(
+    trainer: pl.Trainer,
+    folder: Path,  # Of the checkpoints
+) -> None:
+    "Write a checkpoint and make it the last one."
+    trainer.save_checkpoint(folder / "next.ckpt")
+    if trainer.is_global_zero:
+        make_last(folder / "next.ckpt")
+    trainer.strategy.barrier()
+
+# %% ../../nbs/training/00_checkpoints.ipynb #7337bda7
 class Resumable(pl.Callback):
     "Writes `last.ckpt` whenever an epoch begins and when a pause is asked for, and goes on from it exactly."
 
@@ -126,22 +143,19 @@ class Resumable(pl.Callback):
         self.batches, self.sums, self.loaded = 0, {}, None
 
     def state_dict(self) -> dict:
-        places = dict(batches=self.batches, sums=self.sums, random=random_state())
-        return {"identity": self.identity, **places}
+        return dict(identity=self.identity, batches=self.batches, sums=self.sums, random=random_state())
 
     def load_state_dict(self, state: dict) -> None:
         self.loaded, self.sums = state, state["sums"]
 
     def on_train_start(self, trainer, pl_module):
-        if self.loaded is not None:
-            set_random_state(self.loaded["random"])
-            go_on(trainer, self.loaded["batches"])
-            self.loaded = None
+        go_on(trainer, self.loaded)
 
     def on_train_epoch_start(self, trainer, pl_module):
-        asked = self._asked(trainer)
+        asked = heard_everywhere(trainer, self.asked())
         if trainer.current_epoch and asked not in ("cancel", "lost"):
-            self._save(trainer, 0, {})
+            self.batches = 0
+            save_last(trainer, self.folder)
         obey(asked)
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
@@ -149,44 +163,35 @@ class Resumable(pl.Callback):
         if self.sums:
             add_sums(loop._results, self.sums)
             self.sums = {}
-        asked = self._asked(trainer)
+        asked = heard_everywhere(trainer, self.asked())
         if asked == "pause":
             if loop._num_ready_batches_reached() or loop._should_accumulate():
                 return  # the epoch's end, or the next whole step, is the better place
-            self._save(trainer, batch_idx + 1, running_sums(loop._results))
+            self.batches, self.sums = batch_idx + 1, running_sums(loop._results)
+            save_last(trainer, self.folder)
         obey(asked)
 
     def on_validation_batch_end(self, trainer, *args, **kwargs):
-        if self._asked(trainer) == "cancel":
+        if heard_everywhere(trainer, self.asked()) == "cancel":
             raise Cancelled
-
-    def _asked(self, trainer) -> str | None:
-        asked = self.asked()
-        return trainer.strategy.broadcast(asked) if trainer.world_size > 1 else asked
-
-    def _save(self, trainer, batches: int, sums: dict) -> None:
-        self.batches, self.sums = batches, sums
-        beside = self.folder / "next.ckpt"
-        trainer.save_checkpoint(beside)
-        if trainer.is_global_zero:
-            make_last(beside)
-        trainer.strategy.barrier()
-        self.sums = {}
 
 # %% ../../nbs/training/00_checkpoints.ipynb #41ec8f4d
 def go_on(
     trainer: pl.Trainer,  # At the start of a training that was resumed
-    batches: int,  # Of the running epoch that are done already
+    state: dict | None,  # Of `Resumable`; None at the very beginning
 ) -> None:
-    "Tell Lightning's loops and our sampler where they stand."
+    "Tell Lightning's loops, our sampler and chance where they stand."
+    if state is None:
+        return
+    set_random_state(state["random"])
     # A resumed Lightning leaves out what ends the first epoch, and whole epochs that were about to begin.
     trainer.fit_loop._restarting = False
-    if not batches:
+    if not state["batches"]:
         trainer.fit_loop.epoch_loop.restarting = False
         iter(trainer.fit_loop._data_fetcher)  # draws a random number, as at the start of every epoch
         return
     loader = trainer.train_dataloader
-    loader.sampler.skip = batches * loader.batch_size
+    loader.sampler.skip = state["batches"] * loader.batch_size
 
 # %% ../../nbs/training/00_checkpoints.ipynb #7619d13f
 FITTED = "fitted.json"

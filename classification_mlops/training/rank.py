@@ -13,24 +13,31 @@ from pathlib import Path
 from typing import TextIO
 
 from ..config import parse_augmentations, parse_params
+from ..db.snapshot import Snapshot
 from ..text import UserError
-from .fit import fit, load_data, write_fitted
-from .processes import end_with_parent
+from .asked import Cancelled, Paused
+from .fit import fit, write_result
+from .material import load_data
+from .processes import listen_to_parent
 from .run import TrainingRun, plan_run
 from ..workspace import find_workspace
 
 # %% ../../nbs/training/01_rank.ipynb #8e1804ba
-@dataclass(frozen=True)
+@dataclass
 class Voice:
-    "Speaks to the process that waits; stands where a run has its heart."
+    "Speaks to the process that waits, and hears it; stands where a run has its heart."
 
     out: TextIO
+    asked: str | None = None  # What somebody wants
 
     def say(self, **words) -> None:
         print(json.dumps(words, ensure_ascii=False), file=self.out, flush=True)
 
     def tell(self, progress: dict) -> None:
         self.say(progress=progress)
+
+    def hear(self, wish: str) -> None:
+        self.asked = wish
 
     def stop(self) -> None:
         "A heart can stop; a voice has no need to."
@@ -52,6 +59,7 @@ def ordered_run(
     files = folder / "params.yaml", folder / "auguments.yaml"
     run = plan_run(find_workspace(order["workspace"]), order["theme"], *files)
     run.params, run.augmentations = parse_params(order["params"]), parse_augmentations(order["augmentations"])
+    run.snapshot = Snapshot(**order["snapshot"])
     run.run_id, run.job_id, run.labels, run.heart = order["run_id"], order["job_id"], order["labels"], voice
     return run
 
@@ -61,15 +69,16 @@ def main(
 ) -> int:  # Exit status
     "Train with the other ranks."
     voice = open_voice()
-    end_with_parent()
+    listen_to_parent(voice.hear)
     order = json.loads(Path(order_file).read_text(encoding="utf-8"))
     first = os.environ["LOCAL_RANK"] == "0"
     try:
         run = ordered_run(order, voice if first else None)
         fitted = fit(run, load_data(run))
     except UserError as error:
-        voice.say(error=str(error), usage=error.exit_status == 2)
+        wish = voice.asked if isinstance(error, Paused | Cancelled) else None
+        voice.say(error=str(error), usage=error.exit_status == 2, wish=wish)
         return error.exit_status
     if first:
-        write_fitted(fitted, Path(order_file).parent)
+        write_result(fitted, Path(order_file).parent)
     return 0

@@ -4,22 +4,20 @@
 
 # %% auto #0
 __all__ = ['FEWEST_CLASSES', 'FEWEST_PICTURES', 'STATUS', 'refuse_unfit', 'refuse_empty_splits', 'refuse_missing_files',
-           'TrainingRun', 'plan_run', 'check_plan', 'labeled_paths', 'refuse_unknown_names', 'process_name',
-           'register_run', 'Heart', 'open_run', 'set_job', 'write_heartbeat', 'reason_of', 'end_run',
-           'end_with_the_notebook', 'show_one_line', 'forget', 'run_facts']
+           'RunFiles', 'TrainingRun', 'plan_run', 'check_plan', 'labeled_paths', 'refuse_unknown_names', 'register_run',
+           'Heart', 'open_run', 'set_job', 'owner_of', 'progress_of', 'wish_of', 'write_heartbeat', 'reason_of',
+           'end_run', 'tell_mlflow', 'end_with_the_notebook', 'show_one_line', 'forget', 'run_facts']
 
 # %% ../../nbs/training/00_run.ipynb #dfe0d228
-import os
 import platform
-import socket
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-import psutil
 from sqlalchemy import Engine, select
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
@@ -32,13 +30,15 @@ from classification_mlops.config import (
     save_augmentations,
     save_params,
 )
-from ..db.jobs import change_status, create_job, heartbeat
+from ..db.jobs import change_status, create_job, get_job, heartbeat
+from ..db.owners import process_name
 from ..db.queries import class_counts
 from ..db.schema import Theme, TrainData
 from ..db.session import check_database, open_engine, reading, writing
 from ..db.themes import get_theme
 from ..model.decision import refuse_unknown_defects
 from ..text import UserError, one_line, say
+from .asked import status_of
 from ..vision.preprocess import build_preprocessing
 from ..workspace import GitState, Workspace, find_workspace, git_state
 
@@ -108,8 +108,27 @@ def refuse_missing_files(
         raise UserError(message, path=missing[0], theme=theme, count=len(missing))
 
 # %% ../../nbs/training/00_run.ipynb #10ef03ff
+class RunFiles:
+    "Where the files of a run lie."
+
+    workspace: Workspace
+    run_id: str
+
+    @property
+    def folder(self) -> Path:
+        return self.workspace.runs / self.run_id
+
+    @property
+    def snapshot_path(self) -> Path:
+        return self.folder / "snapshot.csv"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.folder / "checkpoints"
+
+# %% ../../nbs/training/00_run.ipynb #49c34110
 @dataclass
-class TrainingRun:
+class TrainingRun(RunFiles):
     "What the steps of one training share."
 
     workspace: Workspace
@@ -124,6 +143,7 @@ class TrainingRun:
     labels: list[str] = field(default_factory=list)  # Classes of the model, in the order of its outputs
     snapshot: object = None  # What `db.snapshot.take_snapshot` found
     skipped: dict[str, str] = field(default_factory=dict)  # Pictures left out: what is wrong, by content hash
+    owner: str = ""  # The process that works on the job
     heart: "Heart | None" = None  # Tells the job's row how far the run is
     close: Callable[[], None] = lambda: None  # Forgets the hook of `end_with_the_notebook`
 
@@ -134,18 +154,15 @@ class TrainingRun:
             "augmentations": [item.model_dump() for item in self.augmentations]
         }
 
-    @property
-    def folder(self) -> Path:
-        return self.workspace.runs / self.run_id
-
     def tell(self, progress: dict) -> None:
         "Let whoever watches know how far the run is."
         if self.heart is not None:
             self.heart.tell(progress)
 
     @property
-    def snapshot_path(self) -> Path:
-        return self.folder / "snapshot.csv"
+    def wish(self) -> str | None:
+        "What somebody wants of the run: pause, cancel, lost, or nothing."
+        return self.heart.asked if self.heart is not None else None
 
 # %% ../../nbs/training/00_run.ipynb #b797604e
 def plan_run(
@@ -201,14 +218,10 @@ def refuse_unknown_names(params: Params, augmentations: list) -> None:
     network_of(params, FEWEST_CLASSES)
 
 # %% ../../nbs/training/00_run.ipynb #160c5d09
-def process_name() -> str:  # host:process id:start time
-    "Which process works on a job; the start time tells it from a later one with the same number."
-    return f"{socket.gethostname()}:{os.getpid()}:{psutil.Process().create_time():.0f}"
-
-# %% ../../nbs/training/00_run.ipynb #5c715dba
 def register_run(
     run: TrainingRun,  # A plan
     kind: str = "train",  # Kind of the job
+    queued: bool = False,  # For whoever takes it, rather than for this process
 ) -> TrainingRun:  # The same, with its numbers
     "Make a plan a job and an MLflow run, and freeze what it was asked."
     from classification_mlops.registry.registration import mlflow_errors, theme_experiment, use_tracking
@@ -224,24 +237,26 @@ def register_run(
     save_augmentations(run.augmentations, run.folder / "auguments.yaml")
     asked = {"overrides": list(run.overrides), "params": run.asked}
     with writing(run.engine) as session:
-        job = create_job(session, kind, get_theme(session, run.theme), asked, process_name())
+        run.owner = "" if queued else process_name()
+        job = create_job(session, kind, get_theme(session, run.theme), asked, run.owner or None)
         job.mlflow_run_id, run.job_id = run.run_id, job.id
     with mlflow_errors():
         client.set_tag(run.run_id, "job_id", str(run.job_id))
     return run
 
-# %% ../../nbs/training/00_run.ipynb #ff65f406
+# %% ../../nbs/training/00_run.ipynb #5c715dba
 class Heart(threading.Thread):
-    "Calls `beat` with the latest progress, at most once in `every_s` and at least once in `idle_s` seconds."
+    "Writes progress, at most once in `every_s` and at least once in `idle_s` seconds; looks for wishes."
 
     def __init__(
         self,
         beat: Callable[[dict], None],  # Writes progress somewhere
-        every_s: float = 1.0,
+        every_s: float = 0.25,
         idle_s: float = 10.0,
+        look: Callable[[], str | None] = lambda: None,  # Reads what somebody wants
     ):
         super().__init__(name="heart", daemon=True)
-        self.beat, self.every_s, self.idle_s = beat, every_s, idle_s
+        self.beat, self.every_s, self.idle_s, self.look, self.asked = beat, every_s, idle_s, look, None
         self.progress, self.told, self.stopped = {}, threading.Event(), threading.Event()
 
     def tell(self, progress: dict) -> None:
@@ -249,10 +264,14 @@ class Heart(threading.Thread):
         self.told.set()
 
     def run(self):
+        beaten = time.monotonic()
         while not self.stopped.is_set():
-            self.told.wait(self.idle_s)
-            self.told.clear()
-            self._beat()
+            if self.told.wait(self.every_s) or time.monotonic() - beaten >= self.idle_s:
+                self.told.clear()
+                self._beat()
+                beaten = time.monotonic()
+            with suppress(SQLAlchemyError, UserError):
+                self.asked = self.look()
             self.stopped.wait(self.every_s)
 
     def stop(self) -> None:
@@ -286,30 +305,65 @@ def open_run(
         check_plan(run)
         refuse_unknown_names(run.params, run.augmentations)
         register_run(run)
-    set_job(run, "queued", "running", owner=process_name())
-    run.heart = Heart(lambda progress: write_heartbeat(run, progress))
+    run.owner = run.owner or owner_of(run) or process_name()
+    set_job(run, "queued", "running")
+    run.heart = Heart(lambda progress: write_heartbeat(run, progress), look=lambda: wish_of(run))
+    run.heart.progress = progress_of(run)
     run.heart.start()
+    run.tell({"stage": "preparing", "time_left_s": None})
     end_with_the_notebook(run)
     refuse_unknown_names(run.params, run.augmentations)
     return run
 
 # %% ../../nbs/training/00_run.ipynb #2a3f8a5e
 def set_job(run: TrainingRun, old: str, new: str, **fields) -> bool:
-    "Change the status of the run's job, if it still has the old one."
+    "Change the status of the run's job, if it still has the old one and is still ours."
     if not run.job_id:
         return False
     with writing(run.engine) as session:
-        return change_status(session, run.job_id, old, new, **fields)
+        owner = get_job(session, run.job_id).owner
+        ours = owner in (None, run.owner)
+        return ours and change_status(session, run.job_id, old, new, **{"owner": run.owner, **fields})
 
 # %% ../../nbs/training/00_run.ipynb #48692cdc
+def owner_of(run: TrainingRun) -> str:  # Empty: nobody
+    "The process that has taken the run's job; a notebook works for the process that started it."
+    if not run.job_id:
+        return ""
+    with reading(run.engine) as session:
+        return get_job(session, run.job_id).owner or ""
+
+# %% ../../nbs/training/00_run.ipynb #e59a3720
+def progress_of(run: TrainingRun) -> dict:
+    "How far the run's job was when it last said so."
+    if not run.job_id:
+        return {}
+    with reading(run.engine) as session:
+        return dict(get_job(session, run.job_id).progress or {})
+
+# %% ../../nbs/training/00_run.ipynb #6508b53d
+def wish_of(run: TrainingRun) -> str | None:  # pause, cancel, lost, or nothing
+    "What somebody wants of the run; it is lost when its job has been given to another process."
+    if not run.job_id:
+        return None
+    with reading(run.engine) as session:
+        job = get_job(session, run.job_id)
+        if (job.status, job.owner) != ("running", run.owner):
+            return "lost"
+        return job.control if job.control != "resume" else None
+
+# %% ../../nbs/training/00_run.ipynb #55ed80f6
 def write_heartbeat(run: TrainingRun, progress: dict) -> None:
     "Tell the job's row that the run is alive, and how far it is."
     if run.job_id:
         with writing(run.engine) as session:
-            heartbeat(session, run.job_id, progress)
+            heartbeat(session, run.job_id, progress, run.owner)
 
 # %% ../../nbs/training/00_run.ipynb #88f29c65
-STATUS = {"FINISHED": "finished", "FAILED": "failed", "KILLED": "cancelled"}  # MLflow's words and the job's
+STATUS = {
+    "FINISHED": "finished", "FAILED": "failed", "KILLED": "cancelled",  # MLflow's words and the job's
+    "PAUSED": "paused", "INTERRUPTED": "interrupted",  # MLflow knows these as scheduled
+}  # fmt: skip
 
 # %% ../../nbs/training/00_run.ipynb #17322c95
 def reason_of(
@@ -318,29 +372,53 @@ def reason_of(
     "What an error says to the person who reads the list of runs."
     if isinstance(error, UserError):
         return str(error)
+    if status_of(type(error).__name__, str(error)) == "INTERRUPTED":
+        return say("MLflow does not answer; to go on when it does: cmlops jobs resume NUMBER")
     return one_line(f"{type(error).__name__}: {error}".strip().splitlines()[0].rstrip(": "), 500)
 
 # %% ../../nbs/training/00_run.ipynb #a032f117
 def end_run(
     run: TrainingRun,
-    status: str,  # FINISHED, FAILED or KILLED
+    status: str,  # FINISHED, FAILED, KILLED, PAUSED, INTERRUPTED or LOST
     reason: str = "",  # Why, when it did not finish
     where: str = "",  # In which cell
 ) -> None:
-    "Say in MLflow and in the job's row how the run ended."
-    from mlflow import MlflowClient
-
+    "Say in the job's row and in MLflow how the run ended."
     run.close()
     if run.heart is not None:
         run.heart.stop()
-    set_job(run, "running", STATUS[status], error=reason or None)
+    if status == "LOST":  # it goes on elsewhere
+        return
+    waits = status in ("PAUSED", "INTERRUPTED")
+    error = None if status == "PAUSED" else reason or None
+    set_job(run, "running", STATUS[status], error=error, control=None)
     if status != "FINISHED":  # a run may fail before its notebook has begun
-        set_job(run, "queued", STATUS[status], error=reason or None)
+        set_job(run, "queued", STATUS[status], error=error, control=None)
+    tags = {} if waits else {"error": reason, "error_cell": where}
+    tell_mlflow(run, "SCHEDULED" if waits else status, tags)
+
+# %% ../../nbs/training/00_run.ipynb #764d48a9
+def tell_mlflow(
+    run: TrainingRun,
+    status: str,  # RUNNING, SCHEDULED, FINISHED, FAILED or KILLED
+    tags: dict[str, str] | None = None,  # Empty values are left out
+) -> bool:  # False when the server does not answer
+    "Write the status of a run into MLflow; a server that is away does not change how the run ended."
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+
     client = MlflowClient(run.workspace.tracking_uri)
-    for name, value in (("error", reason), ("error_cell", where)):
-        if value:
-            client.set_tag(run.run_id, name, one_line(value, 1000))
-    client.set_terminated(run.run_id, status)
+    try:
+        for name, value in (tags or {}).items():
+            if value:
+                client.set_tag(run.run_id, name, one_line(value, 1000))
+        if status in ("RUNNING", "SCHEDULED"):
+            client.update_run(run.run_id, status)
+        else:
+            client.set_terminated(run.run_id, status)
+    except (MlflowException, OSError):
+        return False
+    return True
 
 # %% ../../nbs/training/00_run.ipynb #732f5327
 def end_with_the_notebook(run: TrainingRun) -> None:
@@ -352,7 +430,7 @@ def end_with_the_notebook(run: TrainingRun) -> None:
     def judge(result):
         error = result.error_before_exec or result.error_in_exec
         if error is not None:
-            status = "KILLED" if isinstance(error, KeyboardInterrupt | SystemExit) else "FAILED"
+            status = status_of(type(error).__name__, str(error))
             end_run(run, status, reason_of(error), where=f"In [{result.execution_count}]")
 
     if shell is not None:

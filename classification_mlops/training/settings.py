@@ -18,11 +18,12 @@ import pytorch_lightning as pl
 import torch
 
 from ..check import set_at, value_at
-from ..config import Params, params_dict, parse_params, save_params
+from ..config import Params, load_params, params_dict, parse_params, save_params
 from ..model.classifier import Classifier
 from ..model.network import network_of
 from ..text import UserError, say
-from .fit import load_data, memory_errors, quiet_lightning, trainer_options
+from .fit import memory_errors, quiet_lightning, trainer_options
+from .material import load_data
 from .run import TrainingRun
 from ..vision.datamodule import ImageDataModule
 
@@ -266,11 +267,15 @@ def tune(
     run: TrainingRun,  # With its snapshot
 ) -> dict[str, str]:  # What was found
     "Find what `trainer.tune` asks for and make it the run's own, in its folder and for MLflow."
-    before = params_dict(run.params)
+    before, found = params_dict(run.params), run.folder / "tuned.yaml"
     if run.params.trainer.tune != "none":
         run.tell(dict(stage="tuning"))
-        with torch.random.fork_rng():
-            run.params = tuned(run, load_data(run))
+        if found.exists():  # By this run, before it was interrupted
+            run.params = load_params(found)
+        else:
+            with torch.random.fork_rng():
+                run.params = tuned(run, load_data(run))
+            save_params(run.params, found)
         save_params(run.params, run.folder / "params.yaml")
     use_threads(run.params)
     after = params_dict(run.params)
