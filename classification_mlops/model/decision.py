@@ -76,7 +76,8 @@ def cheapest_threshold(
     "The threshold from which on rejecting saves most."
     order = np.argsort(-scores, kind="stable")
     levels, saved = scores[order], np.concatenate([[0.0], gain[order].cumsum()])
-    ends = np.concatenate([[1.0], levels, [0.0]])
+    top = 1.02 if len(levels) and levels[0] >= 1 else 1.0  # above everything, to reject nothing
+    ends = np.concatenate([[top], levels, [0.0]])
     possible = np.append(levels[1:] < levels[:-1], True) if len(levels) else np.array([], bool)
     possible = np.concatenate([[True], possible])
     best = possible & (saved >= saved[possible].max() - 1e-9)
