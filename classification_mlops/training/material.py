@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 
 from ..db.queries import class_counts
 from ..db.schema import Theme
-from ..db.session import reading, writing
+from ..db.session import writing
 from classification_mlops.db.snapshot import (
     Snapshot,
     Tally,
@@ -53,7 +53,8 @@ def split_new(
     if run.params.data.on_missing == "skip":
         counts = leave_out_unusable(run, counts)
     run.labels = list(counts)
-    write_atomically(run.folder / "counts.json", json.dumps({"counts": counts, "skipped": run.skipped}))
+    kept = {"theme_id": run.snapshot.theme_id, "counts": counts, "skipped": run.skipped}
+    write_atomically(run.folder / "counts.json", json.dumps(kept))
     return counts
 
 # %% ../../nbs/training/05_material.ipynb #ef19ac6f
@@ -67,9 +68,7 @@ def frozen_counts(
     kept, tally = json.loads(path.read_text()), Tally(read_snapshot(run.snapshot_path))
     for _ in tally:
         pass
-    with reading(run.engine) as session:
-        theme = theme_now(session, run)
-    run.snapshot = Snapshot(theme.id, theme.name, tally.hash, tally.count)
+    run.snapshot = Snapshot(kept["theme_id"], run.theme, tally.hash, tally.count)
     run.labels, run.skipped = list(kept["counts"]), kept["skipped"]
     return kept["counts"]
 

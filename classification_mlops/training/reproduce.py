@@ -42,6 +42,7 @@ from classification_mlops.training.compare import (
     read_predictions,
     reasons,
 )
+from .asked import obey
 from .jobs import terminable, verdict
 from classification_mlops.training.run import (
     Heart,
@@ -49,6 +50,7 @@ from classification_mlops.training.run import (
     end_run,
     process_name,
     set_job,
+    wish_of,
     write_heartbeat,
 )
 from ..workspace import GitState, Workspace
@@ -451,15 +453,16 @@ def register_repetition(
         made = client.create_run(original.experiment_id, run_name=f"reproduce {number[:8]}", tags=tags)
     commit = GitState(original.tags["git_commit"], None, original.dirty, "")
     run = TrainingRun(workspace, engine, original.theme, None, [], commit, run_id=made.info.run_id)
+    run.owner = process_name()
     with writing(engine) as session:
         model = model_of_run(session, number)
         theme = session.get(Theme, model.theme_id) if model else None
-        job = create_job(session, "reproduce", theme, {"run": number}, process_name())
+        job = create_job(session, "reproduce", theme, {"run": number}, run.owner)
         job.mlflow_run_id, run.job_id = run.run_id, job.id
     with mlflow_errors():
         client.set_tag(run.run_id, "job_id", str(run.job_id))
     set_job(run, "queued", "running")
-    run.heart = Heart(lambda progress: write_heartbeat(run, progress))
+    run.heart = Heart(lambda progress: write_heartbeat(run, progress), look=lambda: wish_of(run))
     run.heart.start()
     return run
 
@@ -609,7 +612,7 @@ def reproduce(
         remarks = {"code": put_back(folder, original), "snapshot": changes_since(engine, original)}
         run = stack.enter_context(as_job(workspace, engine, original))
         request = write_request(workspace, original, root, rows)
-        tell = lambda told: (run.tell(told), progress(told))  # noqa: E731
+        tell = lambda told: (run.tell(told), progress(told), obey(run.wish))  # noqa: E731
         environment = environment_of(workspace, root, original.tags.get("threads"))
         inner = in_process(request, environment, root, tell)
         again, metrics = outcome_of(root, inner)
