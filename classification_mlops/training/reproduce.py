@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['all_runs', 'find_original', 'refuse_unfinished', 'Original', 'model_folder', 'fetch_original', 'git', 'code_of',
            'apply_changes', 'places_of', 'found_picture', 'restored_rows', 'changes_since', 'train_again',
-           'environment_of', 'in_process', 'write_request', 'outcome_of', 'register_repetition', 'as_job', 'is_alive',
-           'workplace', 'Reproduction', 'concluded', 'keep_result', 'reproduce', 'put_back', 'verdict_lines']
+           'environment_of', 'in_process', 'write_request', 'outcome_of', 'register_repetition', 'as_job', 'workplace',
+           'Reproduction', 'concluded', 'keep_result', 'reproduce', 'put_back', 'verdict_lines']
 
 # %% ../../nbs/training/19_reproduce.ipynb #51d368c3
 import inspect
@@ -22,16 +22,17 @@ from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
 
-import psutil
 from sqlalchemy import Engine, select
 
 from ..db.jobs import create_job
 from ..db.models import model_of_run
+from ..db.owners import process_lives, process_name
 from ..db.schema import Theme, TrainData
 from ..db.session import check_database, in_chunks, open_engine, reading, writing
 from ..db.snapshot import SnapshotRow, compare_snapshots, read_snapshot, rows_to_train
 from ..images.store import ChangedImage, MissingImage, read_image
 from ..text import UsageError, UserError, language, one_line, say
+from .asked import obey
 from classification_mlops.training.compare import (
     VERDICTS,
     Reason,
@@ -42,13 +43,11 @@ from classification_mlops.training.compare import (
     read_predictions,
     reasons,
 )
-from .asked import obey
 from .jobs import terminable, verdict
 from classification_mlops.training.run import (
     Heart,
     TrainingRun,
     end_run,
-    process_name,
     set_job,
     wish_of,
     write_heartbeat,
@@ -483,18 +482,6 @@ def as_job(
         raise
     end_run(run, "FINISHED")
 
-# %% ../../nbs/training/19_reproduce.ipynb #76cf4198
-def is_alive(
-    owner: str,  # As `process_name` gives it
-) -> bool:
-    "Whether a process of this machine still runs; one of another machine is given the benefit of the doubt."
-    host, number, started = owner.rsplit(":", 2)
-    if host != process_name().rsplit(":", 2)[0]:
-        return True
-    with suppress(psutil.Error):
-        return f"{psutil.Process(int(number)).create_time():.0f}" == started
-    return False
-
 # %% ../../nbs/training/19_reproduce.ipynb #81a405f3
 @contextmanager
 def workplace(
@@ -505,7 +492,7 @@ def workplace(
     "A folder for one repetition."
     base = workspace.artifacts / "reproduce"
     for left in base.glob("*/owner"):
-        if not is_alive(left.read_text(encoding="utf-8")):
+        if process_lives(left.read_text(encoding="utf-8")) is False:
             shutil.rmtree(left.parent, ignore_errors=True)
     with suppress(UserError):
         git(workspace.root, "worktree", "prune")
