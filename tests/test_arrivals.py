@@ -251,9 +251,11 @@ def test_a_published_split_is_taken_over_once(engine, workspace, theme, source):
 @pytest.mark.parametrize("at_once", [1, 250])
 def test_a_group_is_not_torn_by_a_published_split(engine, workspace, theme, source, monkeypatch, at_once):
     "Whether its pictures come together or one by one."
+    import classification_mlops.db.ingest as ingest
     import classification_mlops.images.examine as examine
 
     monkeypatch.setattr(examine, "MOST_FILES", at_once)
+    monkeypatch.setattr(ingest, "ENOUGH", at_once)
     table = source / "t.csv"
     table.write_text(
         "path,label,group,split\ngood/0.png,good,lot 7,train\ngood/3.png,good,lot 7,test\n"
@@ -414,7 +416,7 @@ IMPORT = (
     "from classification_mlops.images.sources import SourceOptions\n"
     "from classification_mlops.text import UserError\n"
     "from classification_mlops.workspace import Workspace\n"
-    "examine.MOST_FILES = ingest.AT_ONCE = 10\n"
+    "examine.MOST_FILES = ingest.AT_ONCE = ingest.ENOUGH = 10\n"
     "way, root, source, url, place = sys.argv[1:]\n"
     "options = ingest.ImportOptions(SourceOptions(), True, place == 'in_place', 2)\n"
     "tell = lambda done, total: print(done, flush=True)\n"

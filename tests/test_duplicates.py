@@ -356,9 +356,10 @@ SEARCH = (
     "import classification_mlops.db.duplicates as d\n"
     "from classification_mlops.db.session import open_engine\n"
     "from classification_mlops.workspace import Workspace\n"
-    "real = d.insert_new\n"
-    "def told(*arguments):\n    real(*arguments); print('wrote', flush=True)\n"
-    "d.insert_new = told\n"
+    "def telling(real):\n"
+    "    def told(*arguments):\n        real(*arguments); print('wrote', flush=True)\n"
+    "    return told\n"
+    "d.insert_new, d.insert_tuples = map(telling, (d.insert_new, d.insert_tuples))\n"
     "report = d.find_duplicates(open_engine(sys.argv[2]), Workspace(Path(sys.argv[1])), 'parts', 'ann')\n"
     "print('finished', flush=True)\n"
 )
@@ -375,7 +376,9 @@ def test_kill_9_in_the_middle_and_again(engine, workspace, theme, lines):
     files = files_of(1, 2, kinds={k: COPIES[k] for k in ("half", "webp")})
     register(engine, workspace, files)
     process = start_search(
-        workspace, engine, SEARCH.replace("flush=True)\nd.", "flush=True); sys.stdin.readline()\nd.")
+        workspace,
+        engine,
+        SEARCH.replace("'wrote', flush=True)", "'wrote', flush=True); sys.stdin.readline()"),
     )
     for line in range(lines):  # It waits for an answer after every write
         assert process.stdout.readline() == "wrote\n"

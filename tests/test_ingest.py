@@ -557,7 +557,9 @@ IMPORT = (
 def small_batches(monkeypatch):
     "Ten files in a batch, so that there are many moments to be killed in."
     return IMPORT.replace(
-        "tell =", "import classification_mlops.images.examine as e; e.MOST_FILES = 10\ntell ="
+        "tell =",
+        "import classification_mlops.images.examine as e, classification_mlops.db.ingest as i\n"
+        "e.MOST_FILES = i.ENOUGH = 10\ntell =",
     )
 
 

@@ -4,9 +4,8 @@
 
 # %% auto #0
 __all__ = ['COLUMNS', 'create_missing', 'settle_labels', 'Arrivals', 'Picture', 'lock_theme', 'homes_of', 'published_splits',
-           'enter_in_ledger', 'insert_rows', 'row_tuples', 'insert_events', 'Changes', 'moved_to', 'fill', 'meet_label',
-           'meet_again', 'known_rows', 'set_each', 'write_changes', 'meet_all', 'keep_fingerprints', 'keep_golden',
-           'register']
+           'enter_in_ledger', 'row_tuples', 'insert_events', 'Changes', 'moved_to', 'fill', 'meet_label', 'meet_again',
+           'known_rows', 'set_each', 'write_changes', 'meet_all', 'keep_fingerprints', 'keep_golden', 'register']
 
 # %% ../../nbs/db/10_arrivals.ipynb #bd206abb
 import os
@@ -21,7 +20,7 @@ from sqlalchemy.orm import Session
 from .duplicates import add_fingerprints
 from .labels import add_label, list_labels, moment, set_label
 from .schema import Label, LabelEvent, SplitBatch, Theme, TrainData, utc_now
-from .session import in_chunks, reading, writing
+from .session import in_chunks, insert_tuples, reading, writing
 from .themes import checked_name, get_theme
 from ..images.examine import Facts
 from ..images.sources import Candidate
@@ -171,25 +170,11 @@ def enter_in_ledger(
     else:
         session.execute(update(SplitBatch).where(SplitBatch.id == arrivals.batch_id).values(**facts))
 
-# %% ../../nbs/db/10_arrivals.ipynb #54ea1faa
+# %% ../../nbs/db/10_arrivals.ipynb #6e0a51c6
 COLUMNS = (
     "image_path", "theme_id", "label_id", "split", "labeled_by", "created_at", "updated_at", "sha256",
     "perceptual_hash", "width", "height", "original_name", "group_key", "split_batch_id",
 )  # fmt: skip
-
-
-def insert_rows(
-    session: Session,
-    rows: list[tuple],  # Of `COLUMNS`
-) -> int:  # How many were new
-    "Insert the rows whose picture is not there yet."
-    connection = session.connection()
-    mark = "?" if connection.dialect.paramstyle == "qmark" else "%s"
-    marks = ", ".join([mark] * len(COLUMNS))
-    statement = f"INSERT INTO train_data ({', '.join(COLUMNS)}) VALUES ({marks})"
-    statement += " ON CONFLICT (theme_id, sha256) DO NOTHING"
-    options = {"preserve_rowcount": True}
-    return connection.exec_driver_sql(statement, rows, execution_options=options).rowcount if rows else 0
 
 # %% ../../nbs/db/10_arrivals.ipynb #4102a90b
 def row_tuples(
@@ -384,12 +369,10 @@ def keep_fingerprints(
     "Keep what copies are recognised by, of pictures that somebody has looked at."
     seen = {facts.sha256: facts for _, facts in pictures if facts.signature}
     new = select(TrainData.sha256, TrainData.id).where(TrainData.theme_id == theme_id, TrainData.id > before)
-    rows = [
-        {"id": number, **seen[sha256]._asdict()}
-        for sha256, number in (session.execute(new) if seen else ())
-        if sha256 in seen
-    ]
-    add_fingerprints(session, theme_id, rows)
+    found = session.execute(new).all() if seen else ()
+    add_fingerprints(
+        session, theme_id, [(number, seen[sha256]) for sha256, number in found if sha256 in seen]
+    )
 
 # %% ../../nbs/db/10_arrivals.ipynb #d4f1c206
 def keep_golden(
@@ -420,7 +403,8 @@ def register(
     enter_in_ledger(session, arrivals, splits)
     before = session.scalar(select(func.max(TrainData.id))) or 0
     new = [picture for sha256, picture in first.items() if sha256 not in there]
-    inserted = insert_rows(session, row_tuples(session, arrivals, new, splits))
+    rows = row_tuples(session, arrivals, new, splits)
+    inserted = insert_tuples(session, "train_data", COLUMNS, rows, "(theme_id, sha256)")
     insert_events(session, arrivals.theme_id, before)
     keep_fingerprints(session, arrivals.theme_id, new, before)
     keep_golden(session, arrivals, new, splits)

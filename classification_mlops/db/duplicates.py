@@ -32,7 +32,7 @@ from classification_mlops.db.schema import (
     utc_now,
 )
 from .selection import delete_pictures
-from .session import in_chunks, is_sqlite, reading, writing
+from .session import in_chunks, insert_tuples, is_sqlite, reading, writing
 from .themes import get_theme
 from ..images.decode import UnreadableImage
 from ..images.examine import seen_in
@@ -47,23 +47,21 @@ from ..workspace import Workspace
 def add_fingerprints(
     session: Session,
     theme_id: int,
-    rows: list[dict],  # id, width, height and signature (256 bytes) of pictures
+    rows: list[tuple],  # Number of a picture, and what was seen in it: width, height, signature (256 bytes)
 ):
     "Keep what copies are recognised by; what is there already stays."
     if not rows:
         return
-    small = np.frombuffer(b"".join(row["signature"] for row in rows), np.uint8).reshape(-1, 16, 16)
-    found = sketches(small, np.array([(row["width"], row["height"]) for row in rows]))
+    signatures = [seen.signature for _, seen in rows]
+    small = np.frombuffer(b"".join(signatures), np.uint8).reshape(-1, 16, 16)
+    found = sketches(small, np.array([(seen.width, seen.height) for _, seen in rows]))
+    parts = found.view(f"V{SKETCH.itemsize}").tolist()  # Bytes
     values = [
-        {
-            "train_data_id": row["id"],
-            "theme_id": theme_id,
-            "sketch": sketch.tobytes(),
-            "signature": row["signature"],
-        }
-        for row, sketch in zip(rows, found, strict=True)
+        (number, theme_id, False, part, signature)
+        for (number, _), part, signature in zip(rows, parts, signatures, strict=True)
     ]
-    insert_new(session, Fingerprint, values)
+    columns = ("train_data_id", "theme_id", "searched", "sketch", "signature")
+    insert_tuples(session, "fingerprint", columns, values)
 
 # %% ../../nbs/db/09_duplicates.ipynb #bb69e032
 def insert_new(session: Session, model: type, rows: list[dict]):
@@ -133,7 +131,7 @@ def take_fingerprints(
             except (UserError, UnreadableImage) as error:
                 report.skipped.append(str(error))
                 continue
-            rows.append({"id": number, **seen._asdict()})
+            rows.append((number, seen))
         with writing(engine) as session:
             add_fingerprints(session, theme.id, rows)
         last = missing[-1][0]

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['WAIT_S', 'KNOCK_MS', 'LOG_PAGES', 'CACHE_KIB', 'VERSION_TABLE', 'MIGRATIONS', 'switch_to_wal', 'prepare_sqlite',
            'take_turn', 'end_sqlite', 'begin_sqlite', 'open_engine', 'address_of', 'is_sqlite', 'explain', 'explained',
-           'writing', 'reading', 'in_chunks', 'known_versions', 'schema_version', 'refuse_foreign', 'migrate',
-           'upgrade_database', 'check_database']
+           'writing', 'reading', 'in_chunks', 'insert_tuples', 'known_versions', 'schema_version', 'refuse_foreign',
+           'migrate', 'upgrade_database', 'check_database']
 
 # %% ../../nbs/db/03_session.ipynb #971c1b41
 import sqlite3
@@ -187,6 +187,22 @@ def in_chunks(
             chunk = []
     if chunk:
         yield chunk
+
+# %% ../../nbs/db/03_session.ipynb #6e0a51c2
+def insert_tuples(
+    session: Session,
+    table: str,  # Its name
+    columns: tuple[str, ...],
+    rows: list[tuple],  # Values of these columns
+    unless: str = "",  # Columns by which a row counts as there, such as "(theme_id, sha256)"; any if empty
+) -> int:  # How many were new
+    "Insert the rows that are not there yet."
+    connection = session.connection()
+    mark = "?" if connection.dialect.paramstyle == "qmark" else "%s"
+    statement = f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({', '.join([mark] * len(columns))})"
+    statement += f" ON CONFLICT {unless} DO NOTHING"
+    options = {"preserve_rowcount": True}
+    return connection.exec_driver_sql(statement, rows, execution_options=options).rowcount if rows else 0
 
 # %% ../../nbs/db/03_session.ipynb #f4c1e9c8
 VERSION_TABLE = "schema_version"
