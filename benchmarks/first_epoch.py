@@ -21,7 +21,7 @@ from tempfile import TemporaryDirectory
 from time import perf_counter
 
 import torch
-from mnist_throughput import import_pictures, our_epoch
+from throughput import import_pictures, our_epoch
 from workspace import report
 
 from classification_mlops.config import Params
