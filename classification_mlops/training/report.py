@@ -319,9 +319,8 @@ def confusion_chart(
         axes.grid(which="minor", color="white", lw=1.5)
     for truth, answer in np.argwhere(confusion) if classes <= 25 else ():
         color = "white" if share[truth, answer] > 0.55 else "#333333"
-        number = confusion[truth, answer]
-        look = dict(ha="center", va="center", color=color, fontsize=8 if number < 1000 else 6)
-        axes.text(answer, truth, number, **look)
+        look = dict(ha="center", va="center", color=color, fontsize=8 if confusion.max() < 1000 else 6)
+        axes.text(answer, truth, confusion[truth, answer], **look)
     if classes <= 60:
         names, size = [drawable(label, 18) for label in labels], 8 if classes <= 25 else 5
         axes.set_xticks(range(classes), names, rotation=90 if max(map(len, names)) > 3 else 0, fontsize=size)
