@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['all_runs', 'find_original', 'refuse_unfinished', 'Original', 'model_folder', 'fetch_original', 'git', 'code_of',
            'apply_changes', 'places_of', 'found_picture', 'restored_rows', 'changes_since', 'train_again',
-           'environment_of', 'in_process', 'write_request', 'outcome_of', 'register_repetition', 'as_job', 'workplace',
-           'Reproduction', 'concluded', 'keep_result', 'reproduce', 'put_back', 'verdict_lines']
+           'environment_of', 'end_as_wished', 'in_process', 'write_request', 'outcome_of', 'register_repetition',
+           'as_job', 'workplace', 'Reproduction', 'concluded', 'keep_result', 'reproduce', 'put_back', 'verdict_lines']
 
 # %% ../../nbs/training/19_reproduce.ipynb #51d368c3
 import inspect
@@ -15,6 +15,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
@@ -44,14 +45,7 @@ from classification_mlops.training.compare import (
     reasons,
 )
 from .jobs import terminable, verdict
-from classification_mlops.training.run import (
-    Heart,
-    TrainingRun,
-    end_run,
-    set_job,
-    wish_of,
-    write_heartbeat,
-)
+from .run import Heart, TrainingRun, end_run, set_job, wish_of, write_heartbeat
 from ..workspace import GitState, Workspace
 from ..yaml import read_yaml
 
@@ -361,12 +355,26 @@ def environment_of(
     environment |= {"CMLOPS_LANG": language(), "PYTHONDONTWRITEBYTECODE": "1"}
     return environment | ({"OMP_NUM_THREADS": threads} if threads else {})
 
+# %% ../../nbs/training/19_reproduce.ipynb #5e1d07ab
+def end_as_wished(
+    process: subprocess.Popen,
+    wish: Callable[[], str | None],  # What somebody wants
+) -> None:
+    "End a process that is not wanted any more, whatever it is doing."
+    while process.poll() is None:
+        if wish() in ("cancel", "lost"):
+            process.terminate()
+            return
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(0.25)
+
 # %% ../../nbs/training/19_reproduce.ipynb #4675c7a8
 def in_process(
     request_file: Path,
     environment: dict[str, str],
     folder: Path,  # Where the process finds itself
     tell: Callable[[dict], None],  # Hears how far it is
+    wish: Callable[[], str | None] = lambda: None,  # What somebody wants: cancel, lost, or nothing
 ) -> str:  # The run that came of it, in the MLflow of the worktree
     "Execute `train_again` in a process of its own."
     code = f"{inspect.getsource(train_again)}\nimport sys\ntrain_again(sys.argv[1])\n"
@@ -375,6 +383,7 @@ def in_process(
     with log.open("wb") as errors, terminable():
         pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors)
         with subprocess.Popen(command, env=environment, cwd=folder, text=True, **pipes) as process:
+            threading.Thread(target=end_as_wished, args=(process, wish), daemon=True).start()
             try:
                 for line in process.stdout:
                     with suppress(ValueError):
@@ -382,6 +391,7 @@ def in_process(
             except BaseException:
                 process.terminate()
                 raise
+    obey(wish())
     said = json.loads(answer.read_text(encoding="utf-8")) if answer.exists() else {}
     if "run_id" not in said:
         lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
@@ -599,9 +609,9 @@ def reproduce(
         remarks = {"code": put_back(folder, original), "snapshot": changes_since(engine, original)}
         run = stack.enter_context(as_job(workspace, engine, original))
         request = write_request(workspace, original, root, rows)
-        tell = lambda told: (run.tell(told), progress(told), obey(run.wish))  # noqa: E731
+        tell = lambda told: (run.tell(told), progress(told))  # noqa: E731
         environment = environment_of(workspace, root, original.tags.get("threads"))
-        inner = in_process(request, environment, root, tell)
+        inner = in_process(request, environment, root, tell, lambda: run.wish)
         again, metrics = outcome_of(root, inner)
         names = dict(run=original.run_id, repetition=run.run_id, folder=str(folder) if keep else "")
         result = concluded(original, again, (dict(found.data.metrics), metrics), remarks, **names)
