@@ -5,13 +5,17 @@ import os
 import signal
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import psutil
 import pytest
 
-from classification_mlops.config import load_params
+from classification_mlops.config import load_params, parse_params, save_params
 from classification_mlops.demo import sample_workspace
+from classification_mlops.training import settings
+from classification_mlops.training.asked import Cancelled, Lost, Paused
 from classification_mlops.training.jobs import run_training
+from classification_mlops.training.processes import run_together
 
 MODULE = """
 from torch import nn
@@ -76,6 +80,10 @@ def test_two_processes_train_one_model(plugin, tmp_path, monkeypatch):
     assert float(logged["optimizer.learning_rate"]) == params.optimizer.learning_rate
     assert not (folder / "processes").exists()
 
+    alone = ["trainer.devices=1", "trainer.strategy=auto", "data.batch_size=6"]
+    one = run_training(workspace, "digits", alone, params_file=folder / "params.yaml")
+    assert outcome.metrics["test_accuracy"] == pytest.approx(one.metrics["test_accuracy"], abs=0.1)
+
 
 PARENT = """
 import sys
@@ -97,3 +105,34 @@ def test_no_process_outlives_the_one_that_waits(tmp_path, number):
     parent.wait(60)
     gone, alive = psutil.wait_procs(ranks, timeout=60)
     assert len(gone) == 2 and not alive
+
+
+RANK = """
+import json, os, sys, threading
+from classification_mlops.training.processes import listen_to_parent
+asked = threading.Event()
+listen_to_parent(lambda wish: asked.set() if wish == "pause" else None)
+print(json.dumps({"progress": {"pid": os.getpid()}}), flush=True)
+asked.wait()
+if os.environ["LOCAL_RANK"] == "0":
+    print(json.dumps({"error": "saved", "wish": "pause"}), flush=True)
+"""
+
+
+@pytest.mark.parametrize(("wish", "kind"), [("pause", Paused), ("cancel", Cancelled), ("lost", Lost)])
+def test_ranks_save_for_a_pause_and_end_for_anything_else(tmp_path, wish, kind):
+    heard = []
+    with pytest.raises(kind):
+        run_together(["-c", RANK], 2, tmp_path, heard.append, lambda: wish)
+    assert heard and not any(psutil.pid_exists(said["pid"]) for said in heard)
+
+
+def test_what_was_found_once_is_not_searched_again(tmp_path):
+    "A run that was interrupted after its tuning goes on with the same settings."
+    asked = parse_params({"trainer": {"tune": "auto"}})
+    save_params(parse_params({"data": {"batch_size": 7}, "trainer": {"threads": 1}}), tmp_path / "tuned.yaml")
+    run = SimpleNamespace(params=asked, folder=tmp_path, tell=lambda told: None)  # Without any picture
+    facts = settings.tune(run)
+    assert (run.params.data.batch_size, run.params.trainer.tune) == (7, "none")
+    assert facts["data.batch_size"] == "64 → 7"
+    assert load_params(tmp_path / "params.yaml") == run.params
