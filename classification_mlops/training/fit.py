@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['MEMORY_SIGNS', 'build_trainer', 'logger_of', 'identity_of', 'resumable', 'trainer_options', 'quiet_lightning',
-           'memory_errors', 'FitResult', 'fit_facts', 'fit', 'learn', 'fit_together', 'write_order', 'write_result',
-           'read_result', 'restore', 'log_metrics', 'file_hash', 'register', 'record', 'finish']
+           'memory_errors', 'FitResult', 'fit_facts', 'use_threads', 'fit', 'learn', 'fit_together', 'write_order',
+           'write_result', 'read_result', 'restore', 'log_metrics', 'file_hash', 'register', 'record', 'finish']
 
 # %% ../../nbs/training/06_fit.ipynb #e8ca7fb3
 import hashlib
@@ -161,6 +161,12 @@ def fit_facts(fitted: FitResult) -> dict[str, str]:
         say("training time"): f"{timedelta(seconds=round(fitted.seconds))}",
     }
 
+# %% ../../nbs/training/06_fit.ipynb #4bc283ac
+def use_threads(params: Params) -> None:
+    "Compute with as many threads as the parameters say."
+    if params.trainer.threads != "auto":
+        torch.set_num_threads(params.trainer.threads)
+
 # %% ../../nbs/training/06_fit.ipynb #8a4028b4
 def fit(
     run: TrainingRun,
@@ -170,8 +176,7 @@ def fit(
     "Train, and return to the weights of the best epoch."
     if process_count(run.params.trainer) > 1 and not is_rank():
         return fit_together(run)
-    if run.params.trainer.threads != "auto":
-        torch.set_num_threads(run.params.trainer.threads)
+    use_threads(run.params)
     pl.seed_everything(run.params.seed, workers=True, verbose=False)
     network = network_of(run.params, len(run.labels))
     sections = run.params.loss, run.params.optimizer, run.params.scheduler

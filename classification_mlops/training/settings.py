@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FEWEST_STEPS', 'MEMORY_SHARE', 'TUNED', 'changed', 'Stopwatch', 'trial_trainer', 'Trial', 'trial_module',
-           'images_per_second', 'use_threads', 'faster', 'fastest_settings', 'best_batch_size', 'safe_rate', 'Sweep',
+           'images_per_second', 'faster', 'fastest_settings', 'best_batch_size', 'safe_rate', 'Sweep',
            'best_learning_rate', 'tuned', 'tune']
 
 # %% ../../nbs/training/08_settings.ipynb #dadf6210
@@ -22,7 +22,7 @@ from ..config import Params, load_params, params_dict, parse_params, save_params
 from ..model.classifier import Classifier
 from ..model.network import network_of
 from ..text import UserError, say
-from .fit import memory_errors, quiet_lightning, trainer_options
+from .fit import memory_errors, quiet_lightning, trainer_options, use_threads
 from .material import load_data
 from .run import TrainingRun
 from ..vision.datamodule import ImageDataModule
@@ -113,12 +113,6 @@ def images_per_second(
     finally:
         data.batch_size = usual
         torch.set_num_threads(threads)
-
-# %% ../../nbs/training/08_settings.ipynb #4bc283ac
-def use_threads(params: Params) -> None:
-    "Compute with as many threads as the parameters say."
-    if params.trainer.threads != "auto":
-        torch.set_num_threads(params.trainer.threads)
 
 # %% ../../nbs/training/08_settings.ipynb #7f3b61a6
 def faster(
