@@ -105,6 +105,15 @@ def postgres_url(postgres_folder):
     return f"postgresql://postgres@/{name}?host={postgres_folder}"
 
 
+@pytest.fixture(scope="session", autouse=True)
+def plain_environment():
+    "No test depends on what the developer has set."
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("CMLOPS_DATABASE_URL", "MLFLOW_TRACKING_URI", "CMLOPS_WORKSPACE"):
+            patch.delenv(name, raising=False)
+        yield
+
+
 @pytest.fixture(params=["sqlite", "postgres"])
 def database_url(request, tmp_path):
     "The address of an empty database: every test that asks for it runs on SQLite and on PostgreSQL."

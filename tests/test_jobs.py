@@ -34,12 +34,6 @@ from classification_mlops.training.run import end_run, open_run
 QUICK = ("trainer.max_epochs=3", "data.batch_size=8", "model.dropout=0.2", "scheduler.name=plateau")
 
 
-@pytest.fixture(autouse=True)
-def plain_environment(monkeypatch):
-    for name in ("CMLOPS_DATABASE_URL", "MLFLOW_TRACKING_URI", "CMLOPS_WORKSPACE"):
-        monkeypatch.delenv(name, raising=False)
-
-
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory):
     return sample_workspace(tmp_path_factory.mktemp("jobs"))

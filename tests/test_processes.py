@@ -47,11 +47,9 @@ def plugin(tmp_path, monkeypatch):
     return folder
 
 
-def test_two_processes_train_one_model(plugin, tmp_path, monkeypatch):
+def test_two_processes_train_one_model(plugin, tmp_path):
     from mlflow import MlflowClient
 
-    for name in ("CMLOPS_DATABASE_URL", "MLFLOW_TRACKING_URI", "CMLOPS_WORKSPACE"):
-        monkeypatch.delenv(name, raising=False)
     workspace, heard = sample_workspace(tmp_path / "workspace"), []
     overrides = ["trainer.devices=2", "trainer.strategy=ddp", "data.batch_size=3", "trainer.max_epochs=10"]
     overrides += ["model.architecture=three_layers", "trainer.tune=learning_rate", "model.freeze_epochs=1"]

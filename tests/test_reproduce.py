@@ -34,8 +34,6 @@ with writing(run.engine) as session:
 def trained(tmp_path_factory):
     "A run that used a pipeline which git did not know, and whose theme lost a label and its name meanwhile."
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("CMLOPS_DATABASE_URL", "MLFLOW_TRACKING_URI"):
-            patch.delenv(name, raising=False)
         workspace = sample_workspace(tmp_path_factory.mktemp("reproduce") / "work space")
         patch.setenv("CMLOPS_WORKSPACE", str(workspace.root))
         own = workspace.root / "nbs" / "pipelines" / "train.ipynb"

@@ -32,12 +32,6 @@ from classification_mlops.training.jobs import execute, run_training
 from classification_mlops.training.run import Heart, refuse_empty_splits, refuse_unfit
 
 
-@pytest.fixture(autouse=True)
-def plain_environment(monkeypatch):
-    for name in ("CMLOPS_DATABASE_URL", "MLFLOW_TRACKING_URI", "CMLOPS_WORKSPACE"):
-        monkeypatch.delenv(name, raising=False)
-
-
 @pytest.fixture(scope="module")
 def template(tmp_path_factory):
     return sample_workspace(tmp_path_factory.mktemp("sample"))
