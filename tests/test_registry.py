@@ -48,6 +48,7 @@ from classification_mlops.registry.registration import (
     theme_experiment,
     use_tracking,
 )
+from classification_mlops.serving.parity import TrialServer
 from classification_mlops.text import UsageError, UserError
 from classification_mlops.vision.preprocess import build_preprocessing
 from classification_mlops.workspace import GitState, init_folders
@@ -255,15 +256,17 @@ def test_registered_model_cannot_be_bent(registered, tmp_path):
     expected = np.array(
         [list(row.values()) for row in load_classifier(registered[2]).classify(files).probabilities]
     )
-    assert parity_gate(model.uri, files, expected) <= 1e-5
+    log = tmp_path / "server.log"
+    assert parity_gate(TrialServer("ねじ", log).answers(model.uri, files), expected) <= 1e-5
     weights = load_file(folder / "artifacts" / "model" / "weights.safetensors")
     name = next(name for name in weights if name.endswith("fc.weight"))
     save_file({**weights, name: weights[name] * 1.01}, folder / "artifacts" / "model" / "weights.safetensors")
+    answers = TrialServer("ねじ", log).answers(str(folder), files)
     with pytest.raises(UserError, match="parts from training at picture"):
-        parity_gate(str(folder), files, expected)
+        parity_gate(answers, expected)
     (folder / "code" / "classification_mlops" / "vision" / "preprocess.py").unlink()
     with pytest.raises(UserError, match=r"vision\.preprocess") as caught:
-        parity_gate(str(folder), files, expected)
+        TrialServer("ねじ", log).answers(str(folder), files)
     assert "\n" not in str(caught.value)
 
 

@@ -48,11 +48,13 @@ SECRETS = (
 )
 
 # %% ../../nbs/serving/01_server.ipynb #c1d8cf08
-def server_environment() -> dict[str, str]:
+def server_environment(
+    threads: int | None = None,  # CMLOPS_THREADS, or 1, when None
+) -> dict[str, str]:
     "The environment of the server process."
     import classification_mlops
 
-    threads = os.environ.get("CMLOPS_THREADS", "1")
+    threads = str(threads or os.environ.get("CMLOPS_THREADS", "1"))
     package = str(Path(classification_mlops.__path__[0]).parent)
     path = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))
     kept = {name: value for name, value in os.environ.items() if name not in SECRETS}
@@ -79,8 +81,10 @@ def start_process(
     listening: int,  # File descriptor of a listening socket
     workers: int,
     log: Path,  # Overwritten
+    threads: int | None = None,  # CMLOPS_THREADS, or 1, when None
+    alone: bool = True,  # In a process group of its own
 ) -> subprocess.Popen:
-    "The server process, in a group of its own, waiting for the path of a model."
+    "The server process, waiting for the path of a model."
     code = f"from classification_mlops.serving.front import main; main({listening}, {workers})"
     with log.open("wb") as output:
         return subprocess.Popen(
@@ -89,8 +93,8 @@ def start_process(
             stdout=output,
             stderr=output,
             pass_fds=[listening],
-            env=server_environment(),
-            start_new_session=True,
+            env=server_environment(threads),
+            start_new_session=alone,
         )
 
 # %% ../../nbs/serving/01_server.ipynb #20bc21a7

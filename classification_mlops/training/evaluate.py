@@ -10,7 +10,7 @@ __all__ = ['Predictions', 'predict', 'calibrate', 'confidences', 'calibration_fa
 # %% ../../nbs/training/09_evaluate.ipynb #50ac5d0d
 import csv
 import io
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -289,6 +289,7 @@ def write_predictions(
 def check_parity(
     run: TrainingRun,
     evaluation: Evaluation,  # Of the test split
+    ask: Callable[[str, list[bytes]], list[dict]],  # Answers for picture files of the model with a URI
     model_uri: str,  # Of the packaged model
     count: int = 32,  # Pictures to try
 ) -> None:
@@ -299,7 +300,7 @@ def check_parity(
     rows = list(read_snapshot(run.snapshot_path))
     chosen = [n for n in chosen if still_there(run.workspace, rows[evaluation.indices[n]])]
     files = [read_image(run.workspace, rows[evaluation.indices[n]].image_path) for n in chosen]
-    difference = parity_gate(model_uri, files, evaluation.probabilities[chosen])
+    difference = parity_gate(ask(model_uri, files), evaluation.probabilities[chosen])
     client = MlflowClient(run.workspace.tracking_uri)
     client.log_metric(run.run_id, "parity_pictures", len(chosen))
     client.log_metric(run.run_id, "parity_difference", difference)
