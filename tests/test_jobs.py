@@ -66,8 +66,8 @@ def weights_hash(network) -> str:
     return digest.hexdigest()
 
 
-def learn_here(run, callbacks=()) -> tuple[str, list]:
-    "What the cells of the pipeline do until the network has learnt; its weights and its curves."
+def learn_here(run, callbacks=(), examining=lambda run: None) -> tuple[str, list]:
+    "What the cells of the pipeline do until the network is examined; its weights and its curves."
     from classification_mlops.training import fit, material
 
     with writing(run.engine) as session:
@@ -84,7 +84,10 @@ def learn_here(run, callbacks=()) -> tuple[str, list]:
     )
     try:
         material.split_new(run)
-        fitted = fit.fit(run, material.load_data(run), [make(run) for make in callbacks])
+        data = material.load_data(run)
+        fitted = fit.fit(run, data, [make(run) for make in callbacks])
+        for _ in run.heeding([*data.val_dataloader(), None]):
+            examining(run)
     except Paused:
         end_run(run, "PAUSED")
         raise
@@ -116,6 +119,11 @@ def at_step(number: int, act):
 # Going on ---------------------------------------------------------------------------------------------
 
 
+def pause_now(run):
+    control_job(run.engine, run.job_id, "pause")
+    until(lambda: run.wish == "pause")
+
+
 @pytest.mark.parametrize("steps", [(4, 15), (10,)])
 def test_a_paused_training_ends_with_the_same_weights(workspace, uninterrupted, steps):
     "In the middle of an epoch, twice; and at the end of one."
@@ -123,11 +131,7 @@ def test_a_paused_training_ends_with_the_same_weights(workspace, uninterrupted, 
     for step in steps:
 
         def pause(run, step=step):
-            def act():
-                control_job(run.engine, run.job_id, "pause")
-                until(lambda: run.wish == "pause")
-
-            return at_step(step, act)
+            return at_step(step, lambda: pause_now(run))
 
         with pytest.raises(Paused):
             learn_here(run, [pause])
@@ -136,6 +140,18 @@ def test_a_paused_training_ends_with_the_same_weights(workspace, uninterrupted, 
         assert mlflow_status(run) == "SCHEDULED"
     weights, rows = learn_here(run)
     assert (weights, rows) == uninterrupted
+
+
+def test_a_training_paused_while_it_is_examined_learns_nothing_twice(workspace, uninterrupted):
+    run = queue_training(workspace, "digits", QUICK)
+    with pytest.raises(Paused):
+        learn_here(run, examining=pause_now)
+    assert job_of(run).status == "paused"
+
+    def never(run):
+        return at_step(1, lambda: pytest.fail("it learns again"))
+
+    assert learn_here(run, [never]) == uninterrupted
 
 
 # A notebook that stops at a step, in a process that somebody detached

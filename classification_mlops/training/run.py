@@ -38,7 +38,7 @@ from ..db.session import check_database, open_engine, reading, writing
 from ..db.themes import get_theme
 from ..model.decision import refuse_unknown_defects
 from ..text import UserError, one_line, say
-from .asked import status_of
+from .asked import obey, status_of
 from ..vision.preprocess import build_preprocessing
 from ..workspace import GitState, Workspace, find_workspace, git_state
 
@@ -163,6 +163,12 @@ class TrainingRun(RunFiles):
     def wish(self) -> str | None:
         "What somebody wants of the run: pause, cancel, lost, or nothing."
         return self.heart.asked if self.heart is not None else None
+
+    def heeding(self, batches: Iterable) -> Iterator:
+        "The same batches, until somebody wants the run to stop."
+        for batch in batches:
+            obey(self.wish)
+            yield batch
 
 # %% ../../nbs/training/04_run.ipynb #b797604e
 def plan_run(
