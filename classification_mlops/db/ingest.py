@@ -160,6 +160,8 @@ def is_misnamed(
     suffix: str,  # Of its real format
 ) -> bool:
     "Whether the ending of a name promises a picture of another format."
+    if name.endswith(suffix):
+        return False
     ending = os.path.splitext(name)[1].lower()
     return ending != suffix and promised(ending) not in (None, promised(suffix))
 
@@ -196,7 +198,7 @@ def settle_batch(
             report.note(candidate.name, "extension_mismatch")
 
 # %% ../../nbs/db/12_ingest.ipynb #6e0a51c4
-ENOUGH, LONG_ENOUGH_S = 2000, 0.5  # Pictures, or seconds, of one transaction
+ENOUGH, LONG_ENOUGH_S = 5000, 0.5  # Pictures, or seconds, of one transaction
 
 
 def gathered(batches: Iterable[list]) -> Iterator[list]:
