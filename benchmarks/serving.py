@@ -150,7 +150,9 @@ def peer_python(scratch: Path) -> Path | None:  # None if they cannot be install
     place = subprocess.check_output(
         [python, "-c", "import sysconfig; print(sysconfig.get_paths()['purelib'])"], text=True
     )
-    (Path(place.strip()) / "zz_ours.pth").write_text(os.pathsep.join(p for p in sys.path if "site-packages" in p))
+    (Path(place.strip()) / "zz_ours.pth").write_text(
+        os.pathsep.join(p for p in sys.path if "site-packages" in p)
+    )
     line = [python, "-m", "pip", "install", "-q", "-r", HERE / "serving_requirements.txt"]
     done = subprocess.run(line, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     return None if done.returncode else python
@@ -164,7 +166,9 @@ def peer_server(name: str, python: Path, model: Path, log: Path):
     line = [python, HERE / "serving_peers.py", name, model, str(port)]
     environment = server_environment() | {"BENTOML_DO_NOT_TRACK": "True"}
     with log.open("w") as output:
-        process = subprocess.Popen(line, stdout=output, stderr=output, env=environment, start_new_session=True)
+        process = subprocess.Popen(
+            line, stdout=output, stderr=output, env=environment, start_new_session=True
+        )
     family = [psutil.Process(process.pid)]
     try:
         deadline = time.monotonic() + 120

@@ -3,7 +3,8 @@
 python benchmarks/serving_load.py URL CLIENTS REQUESTS FOLDER [--plain] [--pause SECONDS]
 
 Every client keeps its connection, sends the next picture when the last was answered, and after a 503 waits
-as long as Retry-After says, at most `--pause`, before it asks again. The bodies are made before the clock
+as long as Retry-After says, at most `--pause`, before it asks again; latency is that of the answered
+exchange. The bodies are made before the clock
 starts. Bare asyncio, so that the load costs the machine little of what is being measured.
 """
 
@@ -43,12 +44,13 @@ async def client(address, bodies, seconds: list, statuses: Counter, pause_s: flo
     "Ask until nothing is left; a 503 is asked again, a broken connection is opened again."
     reader = writer = None
     for request in bodies:
-        begun, status = perf_counter(), 503
+        status = 503
         while status == 503:
+            begun = perf_counter()
             try:
                 if writer is None:
                     reader, writer = await asyncio.open_connection(address.hostname, address.port)
-                status, headers, body = await exchange(reader, writer, request)
+                status, headers, _ = await exchange(reader, writer, request)
             except (OSError, asyncio.IncompleteReadError):
                 statuses["dropped"] += 1
                 writer, status = None, 0
@@ -80,7 +82,7 @@ def main():
     parser.add_argument("requests", type=int)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--plain", action="store_true")
-    parser.add_argument("--pause", type=float, default=5.0)
+    parser.add_argument("--pause", type=float, default=60.0)
     options = parser.parse_args()
     address = urlsplit(options.url)
     files = sorted(path for path in options.folder.iterdir() if path.is_file())

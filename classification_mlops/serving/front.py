@@ -134,12 +134,19 @@ class Model:
         if not wanted or wanted == self.seen:
             return
         self.seen = wanted
+        if not self.take(wanted):
+            working = read_note(self.folder, WORKING)
+            if working["version"] != self.now.version:  # what others took while nobody looked here
+                self.take(working)
+
+    def take(self, note: dict) -> bool:
         try:
-            self.now, result = self.load(wanted), "taken"
+            self.now, result = self.load(note), "taken"
         except Exception as error:  # whatever is wrong with the newcomer, the old one goes on
-            note_broken(self.folder, wanted["version"], error)
+            note_broken(self.folder, note["version"], error)
             result = "broken"
         self.metrics.reloads.labels(result).inc()
+        return result == "taken"
 
     def observe(self, images: list, rows: list[dict], version, latency_s: float) -> None:
         self.metrics.count_answers(rows)
@@ -249,6 +256,7 @@ async def admit(guard: Guard, scope, receive, send) -> None:
         elif scope["method"] == "POST" and not kind:
             await refuse(send, 415)
         else:
+            guard.ways.batcher.admit(1)  # a full queue is no reason to parse a body
             await guard.ways.answer(scope, kind, body, send)
     finally:
         guard.held -= size
