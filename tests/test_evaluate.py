@@ -251,8 +251,9 @@ def test_heat_and_deciding_patch_of_any_network(architecture, tmp_path):
 
     from classification_mlops.model.gradcam import deciding_pieces, heat_maps
     from classification_mlops.model.network import network_of
+    from classification_mlops.model.overlay import mosaic
     from classification_mlops.training.charts import heat_sheet, patch_sheet
-    from classification_mlops.training.explain import Explanation, mosaic, write_explanations
+    from classification_mlops.training.explain import Explanation, write_explanations
 
     params = parse_params(
         {

@@ -22,7 +22,7 @@ from classification_mlops.serving.client import PredictionClient, request_body
 from classification_mlops.serving.server import ModelServer, open_port
 from classification_mlops.text import UsageError, UserError
 
-COLUMNS = {"label", "confidence", "probabilities", "labels", "decision", "error"}
+COLUMNS = {"label", "confidence", "probabilities", "labels", "decision", "error", "model_version"}
 FILES = pictures(4)
 
 
@@ -58,6 +58,11 @@ def gone(processes, within_s: float = 20) -> bool:
 
 def family(pid: int) -> list[psutil.Process]:
     return [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
+
+
+def memory(server) -> int:  # bytes
+    "Resident memory of the process that answers."
+    return sum(one.memory_info().rss for one in psutil.Process(server.process.pid).children())
 
 
 # Answers
@@ -188,7 +193,7 @@ def test_other_content_types_are_refused(served, content_type):
 
 def test_large_requests_are_refused_early(served):
     _, server, _ = served
-    before = psutil.Process(server.process.pid).memory_info().rss
+    before = memory(server)
     with socket.create_connection((server.host, server.port), timeout=30) as connection:
         connection.sendall(b"POST /invocations HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n")
         connection.sendall(b"Content-Length: 314572800\r\n\r\n" + b"x" * 1000)
@@ -199,7 +204,7 @@ def test_large_requests_are_refused_early(served):
         for _ in range(5):
             connection.sendall(b"80000\r\n" + b"x" * 0x80000 + b"\r\n")
         assert b" 413 " in connection.recv(200).splitlines()[0]
-    assert psutil.Process(server.process.pid).memory_info().rss - before < 100 * 2**20
+    assert memory(server) - before < 100 * 2**20
 
 
 def test_the_client_sends_less_when_the_server_wants_less(served):
@@ -257,7 +262,7 @@ def test_two_workers_answer_and_leave_nothing(served):
         assert len(processes) >= 3
         rows = list(PredictionClient(server.url).predict(FILES))
         assert [row["label"] for row in rows] == classifier.classify(FILES).label.tolist()
-        port, folder = server.port, Path(server.folder.name)
+        port, folder = server.port, server.folder
     assert gone(processes, within_s=1) and not folder.exists()
     open_port("127.0.0.1", port).close()
 

@@ -5,15 +5,17 @@
 # %% auto #0
 __all__ = ['ANSWER_COLUMNS', 'MODEL_CODE', 'Calibration', 'image_bytes', 'read_pixels', 'answer_row', 'refused_row',
            'ImageClassifier', 'network_logits', 'write_model_folder', 'write_json', 'weight_bytes', 'load_classifier',
-           'PackagedClassifier', 'limit_threads', 'imported_modules', 'module_file', 'import_names', 'copy_code']
+           'Wishes', 'answer_wishes', 'decision', 'likeliest', 'overlays', 'overlay_text', 'PackagedClassifier',
+           'limit_threads', 'imported_modules', 'module_file', 'import_names', 'copy_code']
 
 # %% ../../nbs/registry/00_pyfunc.ipynb #8f83fe8c
 import ast
 import json
 import os
 import shutil
-from base64 import b64decode
+from base64 import b64decode, b64encode
 from collections.abc import Iterable
+from copy import deepcopy
 from dataclasses import asdict, dataclass
 from importlib.util import resolve_name
 from pathlib import Path
@@ -25,6 +27,7 @@ from ..config import load_params, save_augmentations, save_params, write_atomica
 from ..images.decode import UnreadableImage, decode
 from ..model.calibration import label_sets, softmax
 from ..model.decision import rejected
+from ..model.overlay import mosaic, overlay, piece_grid, png_bytes
 from ..text import UserError
 from ..vision.preprocess import build_preprocessing
 
@@ -215,6 +218,88 @@ def load_classifier(
     preprocess = build_preprocessing(params.preprocess, params.image)
     return ImageClassifier(network.eval(), preprocess, labels, calibration)
 
+# %% ../../nbs/registry/00_pyfunc.ipynb #a19ed3d6
+@dataclass(frozen=True)
+class Wishes:
+    "The `params` of a request."
+
+    accept_confidence: float = -1.0  # Accept from here; below 0, as calibration decided
+    top_k: int = 0  # So many probabilities, the largest first; 0 for all, in the order of the labels
+    overlay: bool = False  # A picture of where the answer came from, as PNG in base64
+
+# %% ../../nbs/registry/00_pyfunc.ipynb #0fbe1765
+def answer_wishes(
+    classifier: ImageClassifier,
+    images: Iterable,  # Picture files as bytes or base64 text
+    wishes: Wishes,
+) -> pd.DataFrame:  # One row per picture; a column `overlay` if that was wished
+    "Answer as this request wants it."
+    images = list(images)
+    answers = classifier.classify(images)
+    if wishes.accept_confidence >= 0:
+        by_costs = bool(classifier.calibration.thresholds)
+        rows = answers.to_dict("records")
+        answers["decision"] = [decision(row, wishes.accept_confidence, by_costs) for row in rows]
+    if wishes.top_k > 0:
+        answers["probabilities"] = [likeliest(given, wishes.top_k) for given in answers["probabilities"]]
+    if wishes.overlay:
+        answers["overlay"] = pd.Series(overlays(classifier, images, answers), dtype=object)
+    return answers
+
+# %% ../../nbs/registry/00_pyfunc.ipynb #065e6575
+def decision(row: dict, accept_confidence: float, by_costs: bool) -> str:
+    "The decision about a row with another confidence than the calibrated one."
+    if row["error"] or row["decision"] == "reject":
+        return row["decision"]
+    sure = row["confidence"] >= accept_confidence and (by_costs or len(row["labels"]) == 1)
+    return "accept" if sure else "unsure"
+
+# %% ../../nbs/registry/00_pyfunc.ipynb #541cee6a
+def likeliest(probabilities: dict | None, count: int) -> dict | None:
+    "The largest of the probabilities, the largest first."
+    if probabilities is None:
+        return None
+    return dict(sorted(probabilities.items(), key=lambda pair: -pair[1])[:count])
+
+# %% ../../nbs/registry/00_pyfunc.ipynb #b77252b6
+def overlays(
+    classifier: ImageClassifier,
+    images: list,  # Picture files as bytes or base64 text
+    answers: pd.DataFrame,  # Of `classify`
+) -> list[str | None]:  # PNG in base64; None where nobody can tell
+    "Where each picture spoke for its answer."
+    import torch
+
+    shown = [None] * len(images)
+    if isinstance(classifier.network, torch.nn.Module):
+        network = deepcopy(classifier.network)
+        for place, (image, label) in enumerate(zip(images, answers["label"], strict=True)):
+            bag = read_pixels(image, classifier.preprocess)
+            if not isinstance(bag, str):
+                shown[place] = overlay_text(
+                    network, bag, classifier.labels.index(label), classifier.preprocess
+                )
+    return shown
+
+# %% ../../nbs/registry/00_pyfunc.ipynb #7a97747a
+def overlay_text(
+    network,  # A `Network` that nobody else uses
+    bag: np.ndarray,  # Pieces × side × side × channels
+    answer: int,  # Number of the label
+    preprocess,  # A `Preprocessing`
+) -> str | None:  # PNG in base64; None where no convolution can tell
+    "The picture of one answer's heat."
+    import torch
+
+    from classification_mlops.model.gradcam import heat_maps
+
+    heat = heat_maps(network, torch.from_numpy(bag[None]), torch.tensor([answer]))
+    if heat is None:
+        return None
+    grid = piece_grid(preprocess.steps, len(bag))
+    warm = overlay(mosaic(bag, grid), mosaic(heat[0].numpy(), grid))
+    return b64encode(png_bytes(warm)).decode()
+
 # %% ../../nbs/registry/00_pyfunc.ipynb #a91f53ad
 class PackagedClassifier(PythonModel):
     "The MLflow side of `ImageClassifier`."
@@ -225,7 +310,7 @@ class PackagedClassifier(PythonModel):
         self.classifier.classify([])
 
     def predict(self, context, model_input: pd.DataFrame, params: dict | None = None) -> pd.DataFrame:
-        return self.classifier.classify(model_input["image"])
+        return answer_wishes(self.classifier, model_input["image"], Wishes(**(params or {})))
 
 # %% ../../nbs/registry/00_pyfunc.ipynb #d7b55a91
 MODEL_CODE = """"MLflow runs this file to get the model: an image classifier of classification_mlops."

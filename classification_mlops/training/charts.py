@@ -18,8 +18,9 @@ from IPython.display import Image as Picture
 from matplotlib.figure import Figure
 from PIL import Image
 
+from ..model.overlay import overlay
 from ..text import say
-from .explain import Explanation, framed, overlay
+from .explain import Explanation, framed
 from .promises import CostReport
 from classification_mlops.training.report import (
     BLUE,
