@@ -261,7 +261,6 @@ def mode_of(
     "Whether less or more of `metric` is better."
     return "min" if metric.endswith(("_loss", "_ms", "_mb")) else "max"
 
-
 # %% ../nbs/01_config.ipynb #6c5e3204
 class EarlyStoppingParams(Section):
     "When training ends before its last epoch."
@@ -439,7 +438,6 @@ space:
   model.architecture: {choices: [resnet18, mobilenet_v3_small]}
 """
 
-
 # %% ../nbs/01_config.ipynb #8ec0ff6a
 EXAMPLE_FILES: dict[str, str] = {
     "params.yaml": PARAMS_EXAMPLE,
@@ -453,7 +451,6 @@ StudyMetric = Literal[
 ]  # fmt: skip
 SamplerName = Literal["tpe", "random", "grid", "qmc", "cmaes", "gp", "nsgaii"]
 PrunerName = Literal["median", "hyperband", "successive_halving", "percentile", "none"]
-
 
 # %% ../nbs/01_config.ipynb #5d1c7a03
 class ChosenSampler(FreeArguments):
@@ -478,7 +475,6 @@ def named(value, known: tuple):
 Sampler = Annotated[ChosenSampler, BeforeValidator(partial(named, known=get_args(SamplerName)))]
 Pruner = Annotated[ChosenPruner, BeforeValidator(partial(named, known=get_args(PrunerName)))]
 
-
 # %% ../nbs/01_config.ipynb #f5d82b6d
 class StudySettings(Section):
     "How the search goes on."
@@ -491,7 +487,9 @@ class StudySettings(Section):
     )
     trials: int = Field(20, ge=1, le=100000, description="Trials", json_schema_extra={"unit": "trials"})
     timeout_s: Annotated[int, Field(ge=1, le=31_536_000)] | None = Field(
-        None, description="No trial begins after this time; null for no limit", json_schema_extra={"unit": "s"}
+        None,
+        description="No trial begins after this time; null for no limit",
+        json_schema_extra={"unit": "s"},
     )
     patience: Annotated[int, Field(ge=1, le=100000)] | None = Field(
         None, description="Trials without a better one before the end; null for no limit"
@@ -512,7 +510,6 @@ class StudySettings(Section):
         _judge_metrics(self)
         return self
 
-
 # %% ../nbs/01_config.ipynb #5d1c7a04
 def _judge_metrics(settings: StudySettings) -> None:
     "Refuse metrics that cannot be followed together, or in that direction."
@@ -527,7 +524,6 @@ def _judge_metrics(settings: StudySettings) -> None:
     if settings.direction and (settings.direction == "minimize") != (mode_of(metrics[0]) == "min"):
         message = "direction {direction} would search for the worst {metric}"
         raise UsageError(message, direction=settings.direction, metric=metrics[0])
-
 
 # %% ../nbs/01_config.ipynb #71713c58
 class Domain(Section):

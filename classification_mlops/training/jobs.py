@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['LOG_BYTES', 'USER_ERRORS', 'known_parameters', 'refuse_unknown_parameters', 'NotebookFailed', 'silent_logger',
            'terminable', 'NotebookProcess', 'copy_capped', 'capped_log', 'pipeline_engine', 'execute', 'report_page',
-           'attach_report', 'watched', 'watch', 'TrainingOutcome', 'run_training', 'notebook_parameters',
-           'run_notebook', 'stopped', 'can_go_on', 'explanation', 'verdict', 'error_class', 'outcome']
+           'attach_report', 'watched', 'watch', 'TrainingOutcome', 'run_registered', 'run_training',
+           'notebook_parameters', 'run_notebook', 'stopped', 'can_go_on', 'explanation', 'verdict', 'error_class',
+           'outcome']
 
 # %% ../../nbs/training/15_jobs.ipynb #3c849b10
 import ast
@@ -320,6 +321,18 @@ class TrainingOutcome:
     model_version: int | None  # Of the registered model that is named like the theme
     metrics: dict[str, float] = field(default_factory=dict)
 
+# %% ../../nbs/training/15_jobs.ipynb #5d1c7b01
+def run_registered(
+    run: TrainingRun,  # From `register_run`
+    notebook: Path,
+    progress: Callable[[dict], None] | None = None,  # Hears how far it is, at most twice a second
+) -> TrainingOutcome:
+    "Begin a job that was registered a moment ago, unless somebody has cancelled it since."
+    with writing(run.engine) as session:
+        if not take_job(session, run.job_id, run.owner):
+            raise UserError("job {number} was cancelled", number=run.job_id)
+    return run_notebook(run, notebook, progress)
+
 # %% ../../nbs/training/15_jobs.ipynb #c53bb37e
 def run_training(
     workspace: Workspace,
@@ -333,11 +346,7 @@ def run_training(
     "Train a model of `theme` by executing the pipeline notebook in a process of its own."
     run = plan_run(workspace, theme, params_file, augmentations_file, overrides)
     check_plan(run)
-    register_run(run)
-    with writing(run.engine) as session:
-        if not take_job(session, run.job_id, run.owner):
-            raise UserError("job {number} was cancelled", number=run.job_id)
-    return run_notebook(run, notebook or workspace.pipeline("train"), progress)
+    return run_registered(register_run(run), notebook or workspace.pipeline("train"), progress)
 
 # %% ../../nbs/training/15_jobs.ipynb #b932faa3
 def notebook_parameters(run: TrainingRun) -> dict:
@@ -350,6 +359,7 @@ def notebook_parameters(run: TrainingRun) -> dict:
         overrides=list(run.overrides),
         run_id=run.run_id,
         job_id=run.job_id,
+        **run.more,
     )
 
 # %% ../../nbs/training/15_jobs.ipynb #9cf7c167
