@@ -28,7 +28,7 @@ from ..training.jobs import TrainingOutcome
 from ..training.report import BLUE, GREY, ORANGE, RED, drawable, picture, table
 from .outcome import default_trial, state_counts
 from .space import point_of, values_of
-from .study import best_trial, counted, given_up, study_folder
+from .study import best_trial, counted, front, given_up, study_folder
 from .trial import Search
 
 # %% ../../nbs/tuning/05_charts.ipynb #944370ab
@@ -233,13 +233,14 @@ def parallel_chart(study: optuna.Study, metric: str):  # A picture, or a note
 def draw_front(study: optuna.Study, metrics: Sequence[str]) -> Figure:
     "All trials by their first two metrics, and the ones that no other trial beats in both."
     figure = Figure(figsize=(6, 3.2))
-    axes, best = figure.add_subplot(), {trial.number for trial in study.best_trials}
+    axes, best = figure.add_subplot(), {trial.number for trial in front(study)}
     first, second = np.array([trial.values[:2] for trial in done(study)]).T
     on_front = np.array([trial.number in best for trial in done(study)])
     axes.plot(second[~on_front], first[~on_front], "o", ms=5, mfc="none", color=GREY, label=say("trial"))
     order = np.argsort(second[on_front])
-    front = second[on_front][order], first[on_front][order]
-    axes.plot(*front, "o-", ms=6, lw=1, color=BLUE, label=say("front"))
+    axes.plot(
+        second[on_front][order], first[on_front][order], "o-", ms=6, lw=1, color=BLUE, label=say("front")
+    )
     chosen = best_trial(study)
     axes.plot(chosen.values[1], chosen.values[0], "o", ms=11, mfc="none", color=ORANGE, label=say("chosen"))
     axes.set(xlabel=metrics[1], title=metrics[0])

@@ -6,8 +6,8 @@
 __all__ = ['SAMPLERS', 'PRUNERS', 'OURS', 'MOST_COMBINATIONS', 'RUNNING', 'FAIL', 'HOPELESS', 'accepts', 'chosen', 'sampler_of',
            'pruner_of', 'study_folder', 'FileLock', 'JournalLock', 'cut_torn_line', 'postgres_schema', 'open_storage',
            'study_lock', 'study_names', 'existing_study', 'identity_of', 'refuse_other_study', 'first_points',
-           'earlier_points', 'has_room', 'open_study', 'given_up', 'counted', 'give_back', 'settle_lost',
-           'without_progress', 'is_enough', 'refuse_hopeless', 'claim', 'best_trial']
+           'earlier_points', 'has_room', 'open_study', 'given_up', 'counted', 'give_back', 'settle_lost', 'front',
+           'best_trial', 'without_progress', 'is_enough', 'refuse_hopeless', 'claim']
 
 # %% ../../nbs/tuning/01_study.ipynb #4d2b4597
 import hashlib
@@ -354,6 +354,20 @@ def settle_lost(
         give_back(study, trial)
     return [trial.number for trial in lost]
 
+# %% ../../nbs/tuning/01_study.ipynb #c1a52ae5
+def front(study: optuna.Study) -> list[FrozenTrial]:
+    "The trials that no other one beats; with one metric there is one at most."
+    best = sorted(study.best_trials, key=lambda trial: trial.number)
+    return best if len(study.directions) > 1 else best[:1]
+
+
+def best_trial(study: optuna.Study) -> FrozenTrial:
+    "The trial that becomes the model."
+    if not study.best_trials:
+        raise UserError("no trial of study {name} has come to its end", name=study.study_name)
+    sign = 1 if study.directions[0].name == "MINIMIZE" else -1
+    return min(front(study), key=lambda trial: sign * trial.values[0])
+
 # %% ../../nbs/tuning/01_study.ipynb #d5efc550
 HOPELESS = 3  # Failures before anything has worked
 
@@ -362,7 +376,7 @@ def without_progress(study: optuna.Study) -> int:  # Finished trials
     "How long ago the search has found something better."
     done = study.get_trials(deepcopy=False, states=[TrialState.COMPLETE, TrialState.PRUNED, FAIL])
     finished = [trial.number for trial in done if not given_up(trial)]
-    latest = max((trial.number for trial in study.best_trials), default=-1)
+    latest = max((trial.number for trial in front(study)), default=-1)
     return sum(number > latest for number in finished)
 
 
@@ -407,11 +421,3 @@ def claim(
         for name, value in signature.items():
             trial.set_user_attr(name, value)
         return trial, draw(trial, plan.space, base)
-
-# %% ../../nbs/tuning/01_study.ipynb #921fe442
-def best_trial(study: optuna.Study) -> FrozenTrial:
-    "The trial that becomes the model."
-    if not study.best_trials:
-        raise UserError("no trial of study {name} has come to its end", name=study.study_name)
-    sign = 1 if study.directions[0].name == "MINIMIZE" else -1
-    return min(study.best_trials, key=lambda trial: (sign * trial.values[0], trial.number))

@@ -38,7 +38,7 @@ from ..training.fit import FitResult, fit, log_metrics
 from ..training.material import load_data
 from ..training.run import TrainingRun, reason_of, tell_mlflow
 from .space import files_of
-from .study import FAIL, give_back
+from .study import FAIL, front, give_back
 from ..vision.datamodule import ImageDataModule
 
 # %% ../../nbs/tuning/02_trial.ipynb #ffce2c92
@@ -192,7 +192,7 @@ def end_child(run: TrainingRun | None, status: str, reason: str) -> None:
 
 def tidy(search: Search) -> None:
     "Keep the weights of the best trials only, and no memory of this one."
-    best = {trial.number for trial in search.study.best_trials}
+    best = {trial.number for trial in front(search.study)}
     for trial in search.study.get_trials(deepcopy=False):
         if trial.state.is_finished() and trial.number not in best and "run" in trial.user_attrs:
             shutil.rmtree(folder_of(search, trial) / "checkpoints", ignore_errors=True)
