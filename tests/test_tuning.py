@@ -15,7 +15,7 @@ import pytest
 import torch
 from optuna.trial import TrialState
 
-from classification_mlops.config import load_augmentations, load_params, parse_study, save_yaml
+from classification_mlops.config import load_params, parse_study, save_yaml
 from classification_mlops.db.jobs import ask_job, get_job
 from classification_mlops.db.session import open_engine, reading, upgrade_database, writing
 from classification_mlops.db.snapshot import read_snapshot
@@ -25,7 +25,7 @@ from classification_mlops.text import UsageError, UserError
 from classification_mlops.training.asked import Cancelled
 from classification_mlops.training.fit import fit
 from classification_mlops.training.material import load_data, split_new
-from classification_mlops.training.run import end_run
+from classification_mlops.training.run import end_run, plan_run, register_run
 from classification_mlops.tuning.outcome import begin_search, train_best, tuning_outcome
 from classification_mlops.tuning.space import files_of, grid, refuse_bad_space
 from classification_mlops.tuning.study import (
@@ -129,9 +129,7 @@ def test_the_first_trial_is_params_yaml_and_its_files_alone_give_its_result(sear
     assert kept == [best.number]
     threads = torch.get_num_threads()
     torch.set_num_threads(2)  # the file says how many, whatever the process had
-    files = load_params(folder / "params.yaml"), load_augmentations(folder / "auguments.yaml")
-    run = replace(search.run, params=files[0], augmentations=files[1], run_id=search.run.run_id + "-alone")
-    run.folder.mkdir()
+    run = register_run(plan_run(place, "digits", folder / "params.yaml", folder / "auguments.yaml"))
     split_new(run)
     fitted = fit(run, load_data(run))
     torch.set_num_threads(threads)
@@ -139,6 +137,7 @@ def test_the_first_trial_is_params_yaml_and_its_files_alone_give_its_result(sear
     for name, value in fitted.network.state_dict().items():
         assert torch.equal(value, weights[f"network.{name}"]), name
     assert fitted.rows[fitted.best_epoch - 1]["valid_accuracy"] == best.value
+    end_run(run, "KILLED")
 
 
 def test_hopeless_trials_are_pruned(search_for):
@@ -412,11 +411,15 @@ def test_a_study_goes_on_as_what_it_was_begun_as(search_for):
 
 
 def test_a_search_in_which_nothing_works_ends_early(search_for):
-    rates = {"optimizer.learning_rate": {"choices": [9.0, 9.5, 10.0]}}
-    overrides = (*QUICK, "optimizer.name=sgd", "scheduler.name=none", "trainer.gradient_clip_val=null")
-    search = search_for("hopeless", rates, overrides, trials=50, pruner="none")
-    with pytest.raises(UserError, match=r"the first 3 trials have failed; the last: .*learning_rate"):
-        work_together(search)
+    search = search_for("hopeless", RATES, (*QUICK, "data.cache=false"), trials=50)
+    row = next(row for row in read_snapshot(search.run.snapshot_path) if row.split == "train")
+    picture = search.run.workspace.root / row.image_path
+    picture.rename(picture.with_suffix(".away"))  # while the search is about to begin
+    try:
+        with pytest.raises(UserError, match=r"the first 3 trials have failed; the last: .*picture"):
+            work_together(search)
+    finally:
+        picture.with_suffix(".away").rename(picture)
     assert states(search) == ["FAIL"] * 3
     assert [run.info.status for run in children_of(search)] == ["FAILED"] * 3
     with pytest.raises(UserError, match="no trial of study hopeless"):

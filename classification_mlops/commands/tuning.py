@@ -19,7 +19,7 @@ from ..text import say, to_say
 
 # %% ../../nbs/commands/11_tuning.ipynb #ed868dd8
 WORDS = (
-    to_say("study"), to_say("trials"), to_say("complete"), to_say("pruned"), to_say("fail"),
+    to_say("study"), to_say("all trials"), to_say("complete"), to_say("pruned"), to_say("fail"),
     to_say("running"), to_say("best_trial"), to_say("of the default"), to_say("params_file"),
 )  # fmt: skip
 Trials = Annotated[
@@ -65,7 +65,7 @@ def tuning_lines(
 ) -> str:
     "What a search has found, one fact a line."
     states = ", ".join(f"{say(name)} {count}" for name, count in found["states"].items())
-    facts = {"study": found["study"], "trials": states, "best_trial": found["best_trial"]}
+    facts = {"study": found["study"], "all trials": states, "best_trial": found["best_trial"]}
     for metric, value in found["values"].items():
         usual = (found["default_values"] or {}).get(metric)
         facts[metric] = f"{as_text(value)} ({say('of the default')}: {as_text(usual) or '–'})"
