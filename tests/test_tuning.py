@@ -26,6 +26,7 @@ from classification_mlops.training.asked import Cancelled
 from classification_mlops.training.fit import fit
 from classification_mlops.training.material import load_data, split_new
 from classification_mlops.training.run import end_run, plan_run, register_run
+from classification_mlops.tuning.entry import enter, plan_tuning
 from classification_mlops.tuning.outcome import begin_search, train_best, tuning_outcome
 from classification_mlops.tuning.space import files_of, grid, refuse_bad_space
 from classification_mlops.tuning.study import (
@@ -37,7 +38,7 @@ from classification_mlops.tuning.study import (
     study_lock,
 )
 from classification_mlops.tuning.trial import STEERING, folder_of
-from classification_mlops.tuning.workers import enter, plan_tuning, start_helper, work, work_together
+from classification_mlops.tuning.workers import start_helper, work, work_together
 from classification_mlops.workspace import Workspace
 
 RATES = {"optimizer.learning_rate": {"low": 1e-3, "high": 1e-2, "log": True}}

@@ -165,6 +165,7 @@ def postgres_schema(engine: Engine, schema: str = "optuna") -> str:  # URL of Op
     with engine.begin() as connection:
         connection.execute(text("SELECT pg_advisory_xact_lock(hashtext('cmlops optuna'))"))
         connection.execute(text(f"CREATE SCHEMA IF NOT EXISTS {schema}"))
+    engine.dispose()
     there = " ".join([*engine.url.query.get("options", "").split(), f"-csearch_path={schema}"])
     return engine.url.update_query_dict({"options": there}).render_as_string(hide_password=False)
 
@@ -172,17 +173,20 @@ def postgres_schema(engine: Engine, schema: str = "optuna") -> str:  # URL of Op
 def open_storage(
     workspace: Workspace,
     name: str,  # Of the study
+    begin: bool = True,  # Make the journal of a study that is new
 ) -> optuna.storages.BaseStorage:
     "Where all workers of a study write down what they do."
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     if make_url(workspace.database_url).get_backend_name() == "sqlite":
         journal = study_folder(workspace, name) / "journal.log"
+        if not begin and not journal.exists():
+            raise KeyError(name)
         journal.parent.mkdir(parents=True, exist_ok=True)
         journal.touch()
         return optuna.storages.JournalStorage(JournalFileBackend(str(journal), JournalLock(journal)))
-    engine = open_engine(workspace.database_url)
     with study_lock(workspace, "optuna"):
-        return optuna.storages.RDBStorage(postgres_schema(engine), {"pool_pre_ping": True})
+        address = postgres_schema(open_engine(workspace.database_url))
+        return optuna.storages.RDBStorage(address, {"pool_pre_ping": True, "pool_size": 1})
 
 # %% ../../nbs/tuning/01_study.ipynb #9c112aef
 @contextmanager
@@ -198,11 +202,13 @@ def study_lock(workspace: Workspace, name: str) -> Iterator[None]:
         finally:
             lock.release()
         return
-    with engine.begin() as connection:
-        key = {"key": f"cmlops study {name}"}
-        connection.execute(text("SELECT pg_advisory_xact_lock(hashtextextended(:key, 0))"), key)
-        yield
-    engine.dispose()
+    try:
+        with engine.begin() as connection:
+            key = {"key": f"cmlops study {name}"}
+            connection.execute(text("SELECT pg_advisory_xact_lock(hashtextextended(:key, 0))"), key)
+            yield
+    finally:
+        engine.dispose()
 
 # %% ../../nbs/tuning/01_study.ipynb #cf5e39ce
 def study_names(workspace: Workspace) -> list[str]:
@@ -216,10 +222,11 @@ def study_names(workspace: Workspace) -> list[str]:
 
 def existing_study(workspace: Workspace, name: str) -> optuna.Study:
     "A study that somebody has begun."
-    known = study_names(workspace)
-    if name not in known:
-        raise UsageError("study {name} does not exist{hint}", name=name, hint=suggestion(name, known))
-    return optuna.load_study(study_name=name, storage=open_storage(workspace, name))
+    try:
+        return optuna.load_study(study_name=name, storage=open_storage(workspace, name, begin=False))
+    except KeyError as error:
+        hint = suggestion(name, study_names(workspace))
+        raise UsageError("study {name} does not exist{hint}", name=name, hint=hint) from error
 
 # %% ../../nbs/tuning/01_study.ipynb #692acb45
 def identity_of(
