@@ -2,9 +2,9 @@
 
 python benchmarks/tuning_overhead.py [--trials N] [--epochs N] [--pictures FOLDER]
 
-The same settings are trained bare in this process: pictures from the same cache, network, Trainer, nothing else.
-Study and bare trainings take turns. The median of the differences is what a trial costs whatever it trains:
-drawing, files, MLflow, checkpoints, reports, tidying. Its share of a trial of one minute is the figure.
+The same settings are trained bare in this process: pictures from the same cache, network, Trainer, nothing
+else. Study and bare trainings take turns. The median of the differences is what a trial costs whatever it
+trains: drawing, files, MLflow, checkpoints, reports, tidying. The figure is its share of one minute.
 """
 
 import argparse

@@ -2,9 +2,9 @@
 
 python benchmarks/tuning_workers.py [--trials N] [--epochs N] [--workers K]
 
-The same study twice, in two sample workspaces: one worker, then K on this machine, each with one thread. Random
-sampling without pruning, so that both do the same work. Where the cores are not free, neither is the figure: the bare
-alternative, K independent processes that only compute, says what the machine had to give meanwhile.
+The same study twice, in two sample workspaces: one worker, then K on this machine, each with one thread.
+Random sampling without pruning, so that both do the same work. Where the cores are not free, neither is the
+figure: the bare alternative, K processes that only compute, says what the machine had to give meanwhile.
 """
 
 import argparse
@@ -23,7 +23,13 @@ from classification_mlops.training.run import end_run
 from classification_mlops.tuning.outcome import begin_search
 from classification_mlops.tuning.workers import work_together
 
-SPIN = "import torch; torch.set_num_threads(1); a = torch.rand(400, 400)\nfor _ in range(1500): a = (a @ a).relu() / 400"
+SPIN = """
+import torch
+torch.set_num_threads(1)
+values = torch.rand(400, 400)
+for _ in range(4000):
+    values = (values @ values).relu() / 400
+"""
 
 
 def spin(count: int) -> float:  # Seconds

@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['SAMPLERS', 'PRUNERS', 'OURS', 'MOST_COMBINATIONS', 'RUNNING', 'FAIL', 'HOPELESS', 'accepts', 'chosen', 'sampler_of',
            'pruner_of', 'study_folder', 'FileLock', 'JournalLock', 'cut_torn_line', 'postgres_schema', 'open_storage',
-           'study_lock', 'study_names', 'existing_study', 'identity_of', 'refuse_other_study', 'first_points',
-           'earlier_points', 'has_room', 'open_study', 'given_up', 'counted', 'give_back', 'settle_lost', 'front',
-           'best_trial', 'without_progress', 'is_enough', 'refuse_hopeless', 'claim']
+           'study_lock', 'study_names', 'existing_study', 'identity_of', 'as_texts', 'refuse_other_study',
+           'first_points', 'earlier_points', 'has_room', 'open_study', 'given_up', 'counted', 'give_back',
+           'settle_lost', 'front', 'best_trial', 'without_progress', 'is_enough', 'refuse_hopeless', 'claim']
 
 # %% ../../nbs/tuning/01_study.ipynb #4d2b4597
 import hashlib
@@ -27,7 +27,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy import Engine, text
 from sqlalchemy.engine import make_url
 
-from ..config import Domain, StudyParams, StudySettings, mode_of
+from ..config import Domain, StudyParams, StudySettings, flat_params, mode_of, parse_params
 from ..db.owners import MOST_TRIES
 from ..db.session import is_sqlite, open_engine
 from ..text import UsageError, UserError, suggestion
@@ -242,14 +242,21 @@ def identity_of(
     )
 
 # %% ../../nbs/tuning/01_study.ipynb #0f3c4997
+def as_texts(part: str, value) -> dict[str, str]:
+    "One part of an identity, value by value."
+    if part == "settings":
+        others = {key: one for key, one in value.items() if key != "augmentations"}
+        values = flat_params(parse_params(others)) | {"augmentations": value.get("augmentations")}
+    else:
+        values = value if isinstance(value, dict) else {part: value}
+    return {key: json.dumps(one, ensure_ascii=False) for key, one in values.items()}
+
+
 def refuse_other_study(name: str, before: dict, now: dict) -> None:
     "Refuse to go on with a study as something else."
     for part, old in before.items():
         if old != now[part]:
-            both = [value if isinstance(value, dict) else {part: value} for value in (old, now[part])]
-            texts = [
-                {key: json.dumps(value, ensure_ascii=False) for key, value in one.items()} for one in both
-            ]
+            texts = [as_texts(part, value) for value in (old, now[part])]
             message = (
                 "study {name} was begun with other {part} ({change}); "
                 "put it back, or begin another study with --study NAME"
