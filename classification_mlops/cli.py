@@ -21,6 +21,7 @@ from classification_mlops.commands import (
     serving,
     split,
     training,
+    tuning,
 )
 from .commands import duplicates as duplicates
 from .commands import export as export
@@ -38,7 +39,7 @@ def print_version(wanted: bool):
 # %% ../nbs/90_cli.ipynb #4fcd3673
 ORDER = (
     "init doctor demo theme label data split golden stats "
-    "train jobs worker reproduce models serve predict lab"
+    "train tune jobs worker reproduce models serve predict lab"
 ).split()
 
 
@@ -73,6 +74,7 @@ command(app, say("See the whole way on real pictures: import, split, train, serv
 command(app, say("Split new pictures into train, valid and test."), "split")(split.split_command)
 command(app, say("Count pictures per label and split."), "stats")(labels.stats_command)
 command(app, say("Train, test, register: executes pipelines/train.ipynb."), "train")(training.train_command)
+command(app, say("Search better parameters: executes pipelines/tune.ipynb."), "tune")(tuning.tune_command)
 command(app, say("Train a run again and compare the results."), "reproduce")(training.reproduce_command)
 command(app, say("Work on queued jobs, one after the other."), "worker")(jobs.worker_command)
 command(app, say("Serve a model through MLflow's REST server."), "serve")(serving.serve_command)

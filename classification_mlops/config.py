@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['Fraction', 'Name', 'Metric', 'Strategy', 'Precision', 'TRAINER_EXAMPLE', 'PARAMS_EXAMPLE', 'AUGMENTATIONS_EXAMPLE',
-           'STUDY_EXAMPLE', 'EXAMPLE_FILES', 'LATER', 'exact', 'SplitRatios', 'DuplicateParams', 'ImageParams', 'Step',
-           'AugmentationStep', 'ModelParams', 'LossParams', 'OptimizerParams', 'SchedulerParams', 'DataParams',
-           'LengthParams', 'TrainerParams', 'mode_of', 'EarlyStoppingParams', 'CheckpointParams', 'DecisionParams',
-           'Params', 'StudySettings', 'Domain', 'StudyParams', 'load_params', 'parse_params', 'parse_ratios',
+           'STUDY_EXAMPLE', 'EXAMPLE_FILES', 'StudyMetric', 'SamplerName', 'PrunerName', 'Sampler', 'Pruner', 'LATER',
+           'exact', 'SplitRatios', 'DuplicateParams', 'ImageParams', 'Step', 'AugmentationStep', 'ModelParams',
+           'LossParams', 'OptimizerParams', 'SchedulerParams', 'DataParams', 'LengthParams', 'TrainerParams', 'mode_of',
+           'EarlyStoppingParams', 'CheckpointParams', 'DecisionParams', 'Params', 'ChosenSampler', 'ChosenPruner',
+           'named', 'StudySettings', 'Domain', 'StudyParams', 'load_params', 'parse_params', 'parse_ratios',
            'load_augmentations', 'parse_augmentations', 'load_study', 'parse_study', 'params_dict',
            'augmentations_list', 'flat_params', 'params_hash', 'params_schema', 'save_params', 'save_augmentations',
            'save_yaml']
@@ -15,8 +16,9 @@ __all__ = ['Fraction', 'Name', 'Metric', 'Strategy', 'Precision', 'TRAINER_EXAMP
 # %% ../nbs/01_config.ipynb #36741e0c
 import hashlib
 import json
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BeforeValidator, Field, model_validator
 
@@ -257,7 +259,7 @@ def mode_of(
     metric: str,  # Such as valid_loss
 ) -> str:  # "min" or "max"
     "Whether less or more of `metric` is better."
-    return "min" if metric.endswith("_loss") else "max"
+    return "min" if metric.endswith(("_loss", "_ms", "_mb")) else "max"
 
 # %% ../nbs/01_config.ipynb #6c5e3204
 class EarlyStoppingParams(Section):
@@ -416,15 +418,19 @@ AUGMENTATIONS_EXAMPLE = """\
 STUDY_EXAMPLE = """\
 # What cmlops tune searches, and how.
 study:
-  direction: maximize
-  metric: valid_accuracy
-  trials: 20
-  sampler: tpe  # or random, grid, qmc
-  pruner: median  # or hyperband, successive_halving, none
-  timeout_s: null  # seconds; null for no limit
+  metric: valid_accuracy  # or a list, the first one decides: [valid_accuracy, latency_ms, size_mb]
+  trials: 20  # of the whole study, however often it is interrupted
+  timeout_s: null  # no trial begins after so many seconds; null for no limit
+  patience: null  # or the trials without a better one after which the search ends
+  sampler: tpe  # or random, grid, qmc, cmaes, gp, nsgaii; with arguments: {name: tpe, n_startup_trials: 5}
+  pruner: median  # or hyperband, successive_halving, percentile, none; with arguments, too
+  seed: 42
+  start_from: []  # names of earlier studies, whose best trials are tried first
 
 # By the dotted name of a parameter: a range or a list of choices.
-# preprocess and augmentations may be searched too: preprocess.0.gamma, augmentations.0.p
+# preprocess and augmentations may be searched too: preprocess.0.gamma, augmentations.0.p,
+# or a whole step, null for none: preprocess.1: {choices: [null, {step: clahe}]}
+# Some parameters matter only with others: add when: {model.architecture: resnet18}
 space:
   optimizer.learning_rate: {low: 1e-4, high: 1e-2, log: true}
   optimizer.weight_decay: {low: 1e-4, high: 0.1, log: true}
@@ -439,34 +445,85 @@ EXAMPLE_FILES: dict[str, str] = {
     "auguments.yaml": AUGMENTATIONS_EXAMPLE,
 }
 
+# %% ../nbs/01_config.ipynb #5d1c7a02
+StudyMetric = Literal[
+    "train_loss", "train_accuracy", "valid_loss", "valid_accuracy", "latency_ms", "size_mb"
+]  # fmt: skip
+SamplerName = Literal["tpe", "random", "grid", "qmc", "cmaes", "gp", "nsgaii"]
+PrunerName = Literal["median", "hyperband", "successive_halving", "percentile", "none"]
+
+# %% ../nbs/01_config.ipynb #5d1c7a03
+class ChosenSampler(FreeArguments):
+    "A sampler with its arguments."
+
+    name: SamplerName = Field("tpe", description="Name of the sampler")
+
+
+class ChosenPruner(FreeArguments):
+    "A pruner with its arguments."
+
+    name: PrunerName = Field("median", description="Name of the pruner")
+
+
+def named(value, known: tuple):
+    "A name alone is a name without arguments."
+    if isinstance(value, str) and value not in known:
+        raise UsageError("{name} is not known{hint}", name=value, hint=suggestion(value, known))
+    return {"name": value} if isinstance(value, str) else value
+
+
+Sampler = Annotated[ChosenSampler, BeforeValidator(partial(named, known=get_args(SamplerName)))]
+Pruner = Annotated[ChosenPruner, BeforeValidator(partial(named, known=get_args(PrunerName)))]
+
 # %% ../nbs/01_config.ipynb #f5d82b6d
 class StudySettings(Section):
     "How the search goes on."
 
-    direction: Literal["minimize", "maximize"] = Field(
-        "maximize", description="Whether less or more of the metric is better"
+    direction: Literal["minimize", "maximize"] | None = Field(
+        None, description="Whether less or more of the metric is better; null: as the metric has it"
     )
-    metric: Metric = Field("valid_accuracy", description="Metric of a trial")
+    metric: StudyMetric | Annotated[list[StudyMetric], Field(min_length=1, max_length=4)] = Field(
+        "valid_accuracy", description="Metric of a trial, or several of which the first decides"
+    )
     trials: int = Field(20, ge=1, le=100000, description="Trials", json_schema_extra={"unit": "trials"})
-    sampler: Literal["tpe", "random", "grid", "qmc"] = Field(
-        "tpe", description="How the next trial is chosen"
-    )
-    pruner: Literal["median", "hyperband", "successive_halving", "none"] = Field(
-        "median", description="How hopeless trials are ended"
-    )
     timeout_s: Annotated[int, Field(ge=1, le=31_536_000)] | None = Field(
-        None, description="Time for the whole search; null for no limit", json_schema_extra={"unit": "s"}
+        None,
+        description="No trial begins after this time; null for no limit",
+        json_schema_extra={"unit": "s"},
     )
+    patience: Annotated[int, Field(ge=1, le=100000)] | None = Field(
+        None, description="Trials without a better one before the end; null for no limit"
+    )
+    sampler: Sampler = Field(default_factory=ChosenSampler, description="How the next trial is chosen")
+    pruner: Pruner = Field(default_factory=ChosenPruner, description="How hopeless trials are ended")
+    seed: int = Field(42, ge=0, le=2**32 - 1, description="Start of every random choice of the search")
+    start_from: list[Name] = Field(
+        default_factory=list, max_length=20, description="Earlier studies whose best trials are tried first"
+    )
+
+    @property
+    def metrics(self) -> list[str]:
+        return [self.metric] if isinstance(self.metric, str) else self.metric
 
     @model_validator(mode="after")
     def _agreeing(self):
-        if (self.direction == "minimize") != (mode_of(self.metric) == "min"):
-            raise UsageError(
-                "direction {direction} would search for the worst {metric}",
-                direction=self.direction,
-                metric=self.metric,
-            )
+        _judge_metrics(self)
         return self
+
+# %% ../nbs/01_config.ipynb #5d1c7a04
+def _judge_metrics(settings: StudySettings) -> None:
+    "Refuse metrics that cannot be followed together, or in that direction."
+    metrics, several = settings.metrics, len(settings.metrics) > 1
+    twice = [name for name in metrics if metrics.count(name) > 1]
+    if twice:
+        raise UsageError("metric names {metric} twice", metric=twice[0])
+    if several and settings.direction is not None:
+        raise UsageError("direction follows from the metrics; leave it out")
+    if several and settings.pruner.name != "none":
+        raise UsageError("trials with several metrics cannot be pruned; set pruner: none")
+    if settings.direction and (settings.direction == "minimize") != (mode_of(metrics[0]) == "min"):
+        message = "direction {direction} would search for the worst {metric}"
+        raise UsageError(message, direction=settings.direction, metric=metrics[0])
 
 # %% ../nbs/01_config.ipynb #71713c58
 class Domain(Section):
@@ -477,6 +534,9 @@ class Domain(Section):
     log: bool = Field(False, description="Search the orders of magnitude evenly")
     step: int | float | None = Field(None, description="Distance between values")
     choices: list[Any] | None = Field(None, max_length=1000, description="The values to choose from")
+    when: dict[Name, Any] = Field(
+        default_factory=dict, max_length=20, description="Only with these values of other parameters"
+    )
 
     @model_validator(mode="after")
     def _complete(self):
@@ -491,7 +551,7 @@ class Domain(Section):
 # %% ../nbs/01_config.ipynb #3246f61d
 def _judge_choices(domain: Domain) -> None:
     "Refuse a list of choices that cannot be drawn from."
-    if domain.model_fields_set - {"choices"}:
+    if domain.model_fields_set - {"choices", "when"}:
         raise UsageError("give either choices or a range of low and high, not both")
     if not domain.choices:
         raise UsageError("choices is empty")

@@ -443,7 +443,7 @@ def test_refused_domains(domain, problem):
         ("space: {data.batch_size: {low: 0.5, high: 4}}", "0.5 is not a whole number from 1"),
         ("space: {model.architecture: {low: 1, high: 4}}", "1 is not a text"),
         ("space: {seed: {low: 1, high: 4}}\nstudy: {sampler: tpee}", "did you mean tpe?"),
-        ("space: {seed: {low: 1, high: 4}}\nstudy: {pruner: x}", "'x' is not one of median"),
+        ("space: {seed: {low: 1, high: 4}}\nstudy: {pruner: x}", "x is not known; choose from: median"),
         (
             "space: {seed: {low: 1, high: 4}}\nstudy: {direction: minimize}",
             "search for the worst valid_accuracy",

@@ -49,6 +49,8 @@ def how_far(
     progress: dict,  # As the job tells it
 ) -> str:
     "How far a job is, in a few words."
+    if progress.get("stage") == "tuning":
+        return say("trial {trial} of {trials}", trial=progress["trial"], trials=progress["trials"])
     if progress.get("epoch"):
         words = say("epoch {epoch} of {epochs}", epoch=progress["epoch"], epochs=progress.get("epochs"))
         return f"{words}, {progress.get('step')}/{progress.get('steps')}"

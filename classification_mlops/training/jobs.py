@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['USER_ERRORS', 'known_parameters', 'refuse_unknown_parameters', 'NotebookFailed', 'silent_logger', 'terminable',
            'pipeline_engine', 'execute', 'report_page', 'attach_report', 'watched', 'watch', 'TrainingOutcome',
-           'started_process', 'run_training', 'notebook_parameters', 'run_notebook', 'stopped', 'can_go_on',
-           'explanation', 'verdict', 'error_class', 'outcome']
+           'started_process', 'run_registered', 'run_training', 'notebook_parameters', 'run_notebook', 'stopped',
+           'can_go_on', 'explanation', 'verdict', 'error_class', 'outcome']
 
 # %% ../../nbs/training/15_jobs.ipynb #3c849b10
 import ast
@@ -269,6 +269,19 @@ def started_process(
         process.start(run.workspace.root, places, imports_of(notebook))
     return process
 
+# %% ../../nbs/training/15_jobs.ipynb #5d1c7b01
+def run_registered(
+    run: TrainingRun,  # From `register_run`
+    notebook: Path,
+    progress: Callable[[dict], None] | None = None,  # Hears how far it is, at most twice a second
+    process: NotebookProcess | None = None,  # That has been started for it
+) -> TrainingOutcome:
+    "Begin a job that was registered a moment ago, unless somebody has cancelled it since."
+    with writing(run.engine) as session:
+        if not take_job(session, run.job_id, run.owner):
+            raise UserError("job {number} was cancelled", number=run.job_id)
+    return run_notebook(run, notebook, progress, process)
+
 # %% ../../nbs/training/15_jobs.ipynb #c53bb37e
 def run_training(
     workspace: Workspace,
@@ -285,14 +298,9 @@ def run_training(
     pipeline = notebook or workspace.pipeline("train")
     process = started_process(run, pipeline)
     try:
-        register_run(run)
-        with writing(run.engine) as session:
-            if not take_job(session, run.job_id, run.owner):
-                raise UserError("job {number} was cancelled", number=run.job_id)
-    except BaseException:
+        return run_registered(register_run(run), pipeline, progress, process)
+    finally:
         process.kill()
-        raise
-    return run_notebook(run, pipeline, progress, process)
 
 # %% ../../nbs/training/15_jobs.ipynb #b932faa3
 def notebook_parameters(run: TrainingRun) -> dict:
@@ -305,6 +313,7 @@ def notebook_parameters(run: TrainingRun) -> dict:
         overrides=list(run.overrides),
         run_id=run.run_id,
         job_id=run.job_id,
+        **run.more,
     )
 
 # %% ../../nbs/training/15_jobs.ipynb #9cf7c167

@@ -146,6 +146,7 @@ class TrainingRun(RunFiles):
     owner: str = ""  # The process that works on the job
     heart: "Heart | None" = None  # Tells the job's row how far the run is
     close: Callable[[], None] = lambda: None  # Forgets the hook of `end_with_the_notebook`
+    more: dict = field(default_factory=dict)  # Parameters of its notebook besides those of a training
 
     @property
     def asked(self) -> dict:
@@ -225,7 +226,7 @@ def refuse_unknown_names(params: Params, augmentations: list) -> None:
 
 # %% ../../nbs/training/04_run.ipynb #160c5d09
 def register_run(
-    run: TrainingRun,  # A plan
+    run: TrainingRun,  # A plan; one that knows its MLflow run already only becomes a job
     kind: str = "train",  # Kind of the job
     queued: bool = False,  # For whoever takes it, rather than for this process
 ) -> TrainingRun:  # The same, with its numbers
@@ -236,8 +237,8 @@ def register_run(
     experiment = theme_experiment(run.workspace, run.theme)
     name = f"{run.theme} {datetime.now(UTC):%Y-%m-%d %H:%M}"
     with mlflow_errors():
-        made = client.create_run(experiment, run_name=name, tags={"theme": run.theme})
-    run.run_id = made.info.run_id
+        made = None if run.run_id else client.create_run(experiment, run_name=name, tags={"theme": run.theme})
+    run.run_id = made.info.run_id if made else run.run_id
     run.folder.mkdir(parents=True, exist_ok=True)
     save_params(run.params, run.folder / "params.yaml")
     save_augmentations(run.augmentations, run.folder / "auguments.yaml")
