@@ -6,16 +6,16 @@
 __all__ = ['user_app', 'UserName', 'FromStdin', 'WORDS', 'asked_password', 'user_add', 'user_list', 'user_password',
            'user_disable', 'user_token', 'web_command', 'print_address']
 
-# %% ../../nbs/commands/11_users.ipynb #3cffdd9a
+# %% ../../nbs/commands/11_users.ipynb #d3eb040c
 import sys
 from typing import Annotated
 
 import typer
 
-from .output import Answer, command, connect, on_terminal, table
+from .output import Answer, command, connect, table
 from ..text import UserError, say, to_say
 
-# %% ../../nbs/commands/11_users.ipynb #f12758e4
+# %% ../../nbs/commands/11_users.ipynb #211a911a
 user_app = typer.Typer(help=say("People and machines that may use the screens."), no_args_is_help=True)
 
 UserName = Annotated[str, typer.Argument(help=say("Name of the user."), show_default=False)]
@@ -27,7 +27,7 @@ WORDS = (
     to_say("revoked"), to_say("admin"), to_say("annotator"), to_say("viewer"),
 )  # fmt: skip
 
-# %% ../../nbs/commands/11_users.ipynb #09f8b014
+# %% ../../nbs/commands/11_users.ipynb #cd662139
 def asked_password(from_stdin: bool) -> str:
     "The password that somebody types, twice, or pipes in."
     if from_stdin:
@@ -36,7 +36,7 @@ def asked_password(from_stdin: bool) -> str:
         raise UserError("there is no terminal to type a password into: say --password-stdin")
     return typer.prompt(say("Password"), hide_input=True, confirmation_prompt=say("Again"), err=True)
 
-# %% ../../nbs/commands/11_users.ipynb #e2b4bb82
+# %% ../../nbs/commands/11_users.ipynb #ba04b300
 @command(user_app, say("Let somebody use the screens."), "add")
 def user_add(
     name: UserName,
@@ -54,7 +54,7 @@ def user_add(
     text = say("{name} may sign in as {role}", name=user.username, role=say(role))
     return Answer({"user": user.username, "role": role}, text)
 
-# %% ../../nbs/commands/11_users.ipynb #7b5c3eed
+# %% ../../nbs/commands/11_users.ipynb #0b43ec3d
 @command(user_app, say("List all users."), "list")
 def user_list() -> Answer:
     "Every user with role and state."
@@ -67,7 +67,7 @@ def user_list() -> Answer:
     rows = [{"user": user.username, "role": user.role, "disabled": user.disabled} for user in users]
     return Answer(rows, table(rows) or say("no user yet: cmlops user add NAME --role admin"))
 
-# %% ../../nbs/commands/11_users.ipynb #e2ff9bf3
+# %% ../../nbs/commands/11_users.ipynb #8fb9c88c
 @command(user_app, say("Give a user another password; every session of the user ends."), "password")
 def user_password(name: UserName, password_stdin: FromStdin = False) -> Answer:
     "Set a password."
@@ -82,7 +82,7 @@ def user_password(name: UserName, password_stdin: FromStdin = False) -> Answer:
         set_password(session, name, password)
     return Answer({"user": name}, say("{name} has another password and is signed out everywhere", name=name))
 
-# %% ../../nbs/commands/11_users.ipynb #b2cf851d
+# %% ../../nbs/commands/11_users.ipynb #71f07bbc
 @command(user_app, say("Keep a user out, or let the user in again."), "disable")
 def user_disable(
     name: UserName,
@@ -98,7 +98,7 @@ def user_disable(
     text = say("{name} may sign in again", name=name) if undo else say("{name} is kept out", name=name)
     return Answer({"user": name, "disabled": not undo}, text)
 
-# %% ../../nbs/commands/11_users.ipynb #fb7b6ab8
+# %% ../../nbs/commands/11_users.ipynb #878e2fdb
 @command(user_app, say("Make, list or revoke the tokens with which machines act for a user."), "token")
 def user_token(
     name: UserName,
@@ -123,7 +123,7 @@ def user_token(
         ]
     return Answer(rows, table(rows) or say("no token yet: cmlops user token {user} --make NAME", user=name))
 
-# %% ../../nbs/commands/11_users.ipynb #0f7341e4
+# %% ../../nbs/commands/11_users.ipynb #ba17d0bc
 def web_command(
     host: Annotated[str, typer.Option(help=say("Address to listen on."))] = "127.0.0.1",
     port: Annotated[
@@ -136,11 +136,10 @@ def web_command(
 
     workspace, engine = connect()
     engine.dispose()
-    serve_forever(workspace, host, port, workers, told=lambda url: print_address(url))
+    serve_forever(workspace, host, port, workers, told=print_address)
     return Answer({"stopped": True}, say("the server has stopped"))
 
-# %% ../../nbs/commands/11_users.ipynb #4ddc916a
+# %% ../../nbs/commands/11_users.ipynb #14b6e442
 def print_address(url: str):
     "Tell people on standard error where the screens are."
-    if on_terminal():
-        typer.echo(say("the screens are at {url}; Ctrl-C ends them", url=url), err=True)
+    typer.echo(say("the screens are at {url}; Ctrl-C ends them", url=url), err=True)

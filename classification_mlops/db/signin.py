@@ -167,7 +167,9 @@ def make_token(
     "A key with which a machine may do what the user may."
     user, key = get_user(session, username), f"cmlops_{secrets.token_urlsafe(32)}"
     taken = UsageError("user {user} has a token {name} already", user=username, name=name)
-    add_unique(session, ApiToken(token_hash=hashed(secret, key), name=checked_name(name), user_id=user.id), taken)
+    add_unique(
+        session, ApiToken(token_hash=hashed(secret, key), name=checked_name(name), user_id=user.id), taken
+    )
     return key
 
 # %% ../../nbs/db/32_signin.ipynb #26503699

@@ -7,7 +7,7 @@ __all__ = ['SAFE', 'HEADERS', 'LARGEST_BODY', 'LARGEST_UPLOAD', 'COOKIE', 'PUBLI
            'changes_something', 'is_ours', 'local_path', 'with_headers', 'limited', 'largest_body', 'declared_size',
            'wanted_language', 'key_of', 'refuse_origin', 'Guard', 'turn_away']
 
-# %% ../../nbs/web/01_guard.ipynb #46224451
+# %% ../../nbs/web/01_guard.ipynb #60565c77
 import ipaddress
 import os
 import socket
@@ -25,7 +25,7 @@ from starlette.responses import JSONResponse, RedirectResponse
 from ..db.signin import Visitor
 from ..text import LANGUAGES, language, say, set_language
 
-# %% ../../nbs/web/01_guard.ipynb #844c3e83
+# %% ../../nbs/web/01_guard.ipynb #a62bee96
 class Refusal(NamedTuple):
     "Why a request goes no further."
 
@@ -38,13 +38,13 @@ class Refusal(NamedTuple):
         content = {"code": self.code, "message": self.message, "field": self.field}
         return JSONResponse(content, self.status)
 
-# %% ../../nbs/web/01_guard.ipynb #86d030b9
+# %% ../../nbs/web/01_guard.ipynb #209bfb32
 def known_hosts() -> set[str]:
     "The names under which this server may be asked."
     more = os.environ.get("CMLOPS_WEB_HOSTS", "").lower().replace(",", " ").split()
     return {"localhost", socket.gethostname().lower(), *more}
 
-# %% ../../nbs/web/01_guard.ipynb #d737adf7
+# %% ../../nbs/web/01_guard.ipynb #78090054
 def is_known_host(
     header: str,  # The header `Host`
     known: set[str],
@@ -57,7 +57,7 @@ def is_known_host(
     except ValueError:  # A name rather than an address in figures
         return header.lower().rsplit(":", 1)[0] in known
 
-# %% ../../nbs/web/01_guard.ipynb #117758da
+# %% ../../nbs/web/01_guard.ipynb #326cafef
 SAFE = ("GET", "HEAD", "OPTIONS")
 
 
@@ -65,7 +65,7 @@ def changes_something(scope: dict) -> bool:
     "Whether a request may change something."
     return scope["type"] == "websocket" or scope["method"] not in SAFE or "/action/" in scope["path"]
 
-# %% ../../nbs/web/01_guard.ipynb #3dc18f77
+# %% ../../nbs/web/01_guard.ipynb #b7cd29a1
 def is_ours(headers) -> bool:
     "Whether a request comes from a page of this very server."
     site, origin = headers.get("sec-fetch-site"), headers.get("origin") or headers.get("referer")
@@ -78,7 +78,7 @@ def is_ours(headers) -> bool:
     except ValueError:
         return False
 
-# %% ../../nbs/web/01_guard.ipynb #e5c36344
+# %% ../../nbs/web/01_guard.ipynb #f6535700
 def local_path(
     wish: str,  # From the address
 ) -> str:  # Always on this site
@@ -86,7 +86,7 @@ def local_path(
     plain = wish.startswith("/") and not wish.startswith("//") and wish.isprintable() and "\\" not in wish
     return wish if plain else "/"
 
-# %% ../../nbs/web/01_guard.ipynb #30758371
+# %% ../../nbs/web/01_guard.ipynb #984b4f3c
 HEADERS = {
     "Content-Security-Policy": "default-src 'self'; script-src 'self'; style-src 'self' 'unsafe-inline'; "
     "img-src 'self' blob: data:; connect-src 'self'; object-src 'none'; frame-ancestors 'none'; "
@@ -99,7 +99,7 @@ HEADERS = {
     "Permissions-Policy": "camera=(), microphone=(), geolocation=()",
 }
 
-# %% ../../nbs/web/01_guard.ipynb #3c122faa
+# %% ../../nbs/web/01_guard.ipynb #3c0a9f7c
 def with_headers(scope: dict, send: Callable) -> Callable:
     "Add to every answer what browsers should hold to; private answers are not kept on the way."
 
@@ -120,7 +120,7 @@ def with_headers(scope: dict, send: Callable) -> Callable:
 
     return sending
 
-# %% ../../nbs/web/01_guard.ipynb #a2275c75
+# %% ../../nbs/web/01_guard.ipynb #c585fe24
 LARGEST_BODY, LARGEST_UPLOAD = 2**20, 2**32  # Bytes
 
 
@@ -141,18 +141,18 @@ def limited(
 
     return receiving
 
-# %% ../../nbs/web/01_guard.ipynb #4c1f3522
+# %% ../../nbs/web/01_guard.ipynb #1fc2cc33
 def largest_body(scope: dict) -> int:  # Bytes
     "How large a request may be."
     return LARGEST_UPLOAD if scope["path"].endswith("/images/upload/") else LARGEST_BODY
 
-# %% ../../nbs/web/01_guard.ipynb #f015e068
+# %% ../../nbs/web/01_guard.ipynb #f907d629
 def declared_size(headers) -> int:
     "How many bytes a request says it has."
     size = headers.get("content-length", "0")
     return int(size) if size.isdecimal() and len(size) < 19 else 2**63
 
-# %% ../../nbs/web/01_guard.ipynb #78afb179
+# %% ../../nbs/web/01_guard.ipynb #2bd4508b
 def wanted_language(
     chosen: str | None,  # By the user
     accepted: str,  # The header `Accept-Language`
@@ -161,7 +161,7 @@ def wanted_language(
     asked = [part.strip()[:2].lower() for part in accepted.split(",")]
     return chosen or next((code for code in asked if code in LANGUAGES), None) or language()
 
-# %% ../../nbs/web/01_guard.ipynb #e94c732c
+# %% ../../nbs/web/01_guard.ipynb #16371263
 COOKIE = "cmlops_session"
 PUBLIC = ("/login/", "/static/", "/healthz")
 
@@ -171,7 +171,7 @@ def key_of(conn: HTTPConnection) -> tuple[str, bool]:  # "" = none; whether it i
     kind, _, token = conn.headers.get("authorization", "").partition(" ")
     return (token.strip(), True) if kind.lower() == "bearer" else (conn.cookies.get(COOKIE, ""), False)
 
-# %% ../../nbs/web/01_guard.ipynb #d7aae039
+# %% ../../nbs/web/01_guard.ipynb #da8f2bce
 def refuse_origin(conn: HTTPConnection, hosts: set[str], is_machine: bool) -> Refusal | None:
     "What can be said against a request before it is known whose it is."
     if not is_known_host(conn.headers.get("host", ""), hosts):
@@ -185,7 +185,7 @@ def refuse_origin(conn: HTTPConnection, hosts: set[str], is_machine: bool) -> Re
         return Refusal(413, "too_large", message)
     return None
 
-# %% ../../nbs/web/01_guard.ipynb #38263c7e
+# %% ../../nbs/web/01_guard.ipynb #70fe890b
 class Guard:
     "Stands before the whole application."
 
@@ -203,7 +203,9 @@ class Guard:
         refusal = refuse_origin(conn, self.hosts, is_machine)
         if refusal is None:
             visitor = await to_thread.run_sync(self.find, key, is_machine) if key else None
-            set_language(wanted_language(visitor and visitor.language, conn.headers.get("accept-language", "")))
+            set_language(
+                wanted_language(visitor and visitor.language, conn.headers.get("accept-language", ""))
+            )
             if visitor is None and not scope["path"].startswith(PUBLIC):
                 refusal = Refusal(401, "sign_in", say("sign in first"))
         scope.setdefault("state", {})["visitor"] = visitor
@@ -211,7 +213,7 @@ class Guard:
             return await turn_away(conn, refusal, receive, send)
         await self.app(scope, limited(receive, largest_body(scope)), send)
 
-# %% ../../nbs/web/01_guard.ipynb #0761620e
+# %% ../../nbs/web/01_guard.ipynb #6c0d7257
 async def turn_away(conn: HTTPConnection, refusal: Refusal, receive: Callable, send: Callable):
     "Answer a request that goes no further."
     if conn.scope["type"] == "websocket":

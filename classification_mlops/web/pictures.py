@@ -23,8 +23,8 @@ from starlette.datastructures import FormData, UploadFile
 from ..db.ingest import ImportOptions, import_offers
 from ..db.schema import TrainData
 from ..db.session import reading
-from ..images.decode import UnreadableImage
 from ..images.candidates import Candidate, Offer, SourceOptions, shown_name
+from ..images.decode import UnreadableImage
 from ..images.sources import archive_offers
 from ..images.store import read_image, write_beside
 from ..images.thumbnail import thumbnail
@@ -94,7 +94,9 @@ def import_uploads(here: Place, theme: str, form: FormData) -> dict:
     with upload_folder(here.workspace) as folder:
         placed = put_down(files, folder)
         offered = lambda: upload_offers(placed, label)  # noqa: E731
-        return import_offers(here.engine, here.workspace, theme, offered, options, here.visitor.name).as_dict()
+        return import_offers(
+            here.engine, here.workspace, theme, offered, options, here.visitor.name
+        ).as_dict()
 
 # %% ../../nbs/web/04_pictures.ipynb #0f7b0e41
 def name_of_theme(here: Place, theme_id: int) -> str:

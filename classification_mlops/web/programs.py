@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PROGRAM', 'LONGEST_S', 'cmlops']
 
-# %% ../../nbs/web/02_programs.ipynb #5a07e415
+# %% ../../nbs/web/02_programs.ipynb #85cbba66
 import json
 import os
 import subprocess
@@ -14,8 +14,8 @@ import sys
 from ..text import UsageError, UserError, language
 from ..workspace import Workspace
 
-# %% ../../nbs/web/02_programs.ipynb #68d54c73
-PROGRAM = "import sys; from classification_mlops.cli import main; sys.exit(main())"
+# %% ../../nbs/web/02_programs.ipynb #a2f1cc81
+PROGRAM = "import importlib, sys; sys.exit(importlib.import_module('classification_mlops.cli').main())"
 LONGEST_S = 120  # Seconds
 
 
@@ -27,7 +27,9 @@ def cmlops(
     "Run one command, and raise what it refuses."
     place = {"CMLOPS_WORKSPACE": str(workspace.root), "CMLOPS_USER": actor, "CMLOPS_LANG": language()}
     command = [sys.executable, "-c", PROGRAM, *arguments[:2], "--json", *arguments[2:]]
-    options = dict(cwd=workspace.root, env=os.environ | place, capture_output=True, text=True, timeout=LONGEST_S)
+    options = dict(
+        cwd=workspace.root, env=os.environ | place, capture_output=True, text=True, timeout=LONGEST_S
+    )
     try:
         done = subprocess.run(command, stdin=subprocess.DEVNULL, check=False, **options)
     except subprocess.TimeoutExpired as error:

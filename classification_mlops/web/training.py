@@ -71,7 +71,9 @@ def training_progress(here: Here, theme_id: Number, run_id: RunId) -> dict:
 
 # %% ../../nbs/web/05_training.ipynb #98249ed9
 @route("GET /api/theme/{theme_id}/training/history/")
-def training_history(here: Here, theme_id: Number, limit: Annotated[int, Field(ge=1, le=1000)] = 100) -> list[dict]:
+def training_history(
+    here: Here, theme_id: Number, limit: Annotated[int, Field(ge=1, le=1000)] = 100
+) -> list[dict]:
     "The trainings of a theme, the newest first."
     mark_interrupted(here.engine)
     with reading(here.engine) as session:
