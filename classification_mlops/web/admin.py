@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['VIEWS', 'OurDoor', 'Table', 'change_user', 'Users', 'table_of', 'add_admin']
 
-# %% ../../nbs/web/07_admin.ipynb #1396361a
+# %% ../../nbs/web/07_admin.ipynb #2fb22133
 from anyio import to_thread
 from fastapi import FastAPI
 from sqladmin import Admin, I18nConfig, ModelView
 from sqladmin.authentication import AuthenticationBackend
 from sqlalchemy import Engine
 from starlette.requests import Request
-from starlette.responses import RedirectResponse
+from starlette.responses import RedirectResponse, Response
 
 from classification_mlops.db.schema import (
     Job,
@@ -28,19 +28,20 @@ from classification_mlops.db.schema import (
 from ..db.session import writing
 from ..db.users import disable_user, set_role
 from ..text import language
-from .permissions import Forbidden, may
+from .pages import page
+from .permissions import TABLE, Forbidden, may
 
-# %% ../../nbs/web/07_admin.ipynb #d81b8990
+# %% ../../nbs/web/07_admin.ipynb #c020b8b7
 class OurDoor(AuthenticationBackend):
     "Lets administrators through and nobody else."
 
     def __init__(self):
         self.middlewares = []  # The session is ours
 
-    async def authenticate(self, request: Request) -> bool:
-        if not may(request.state.visitor, "manage"):
-            raise Forbidden()
-        return True
+    async def authenticate(self, request: Request) -> bool | Response:
+        if may(request.state.visitor, TABLE["MOUNT /admin"]):
+            return True
+        return page(request, "error.html", 403, message=str(Forbidden()))
 
     async def login(self, request: Request) -> RedirectResponse:
         return RedirectResponse("/login/", 303)
@@ -51,14 +52,14 @@ class OurDoor(AuthenticationBackend):
     async def get_user_id(self, request: Request) -> str:
         return request.state.visitor.name
 
-# %% ../../nbs/web/07_admin.ipynb #026a5f8e
+# %% ../../nbs/web/07_admin.ipynb #a982c395
 class Table(ModelView):
     "A table to look at."
 
     can_create = can_edit = can_delete = can_export = can_import = False
     page_size, page_size_options = 50, (50, 200)
 
-# %% ../../nbs/web/07_admin.ipynb #c75860bc
+# %% ../../nbs/web/07_admin.ipynb #17a3e153
 def change_user(engine: Engine, number: int, data: dict) -> User:
     "Set the role of a user, and whether the user may sign in."
     with writing(engine) as session:
@@ -68,7 +69,7 @@ def change_user(engine: Engine, number: int, data: dict) -> User:
             disable_user(session, user.username, data["disabled"])
         return user
 
-# %% ../../nbs/web/07_admin.ipynb #1979045c
+# %% ../../nbs/web/07_admin.ipynb #cb26201d
 class Users(Table, model=User):
     "Who may sign in."
 
@@ -81,7 +82,7 @@ class Users(Table, model=User):
     async def update_model(self, request: Request, pk: str, data: dict):
         return await to_thread.run_sync(change_user, request.app.state.engine, int(pk), data)
 
-# %% ../../nbs/web/07_admin.ipynb #ad42b2c1
+# %% ../../nbs/web/07_admin.ipynb #186c2bff
 def table_of(
     table: type,  # Of the schema
     *columns: str,  # What the list shows
@@ -93,7 +94,7 @@ def table_of(
     facts["column_searchable_list"] = [getattr(table, name) for name in search]
     return type(f"{table.__name__}s", (Table,), facts, model=table)
 
-# %% ../../nbs/web/07_admin.ipynb #bee20ddd
+# %% ../../nbs/web/07_admin.ipynb #38e49733
 VIEWS = (
     Users,
     table_of(Theme, "id", "name", "description", "created_at", "updated_at", search=("name",)),
@@ -124,7 +125,7 @@ VIEWS = (
     table_of(SignInFailure, "id", "username", "address", "created_at", search=("username", "address")),
 )
 
-# %% ../../nbs/web/07_admin.ipynb #243a563a
+# %% ../../nbs/web/07_admin.ipynb #180b1d25
 def add_admin(app: FastAPI, engine: Engine):
     "Mount administration at /admin/."
     reading_engine = engine.execution_options(purpose="read")
@@ -132,5 +133,6 @@ def add_admin(app: FastAPI, engine: Engine):
     admin = Admin(
         app, reading_engine, title="cmlops", authentication_backend=OurDoor(), i18n_config=languages
     )
+    admin.admin.state.engine = engine  # The application that views see is sqladmin's own
     for view in VIEWS:
         admin.add_view(view)

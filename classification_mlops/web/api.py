@@ -9,7 +9,7 @@ __all__ = ['Here', 'Number', 'STATUS', 'Text', 'Name', 'Place', 'place_of', 'Not
            'label_update', 'refuse_other_pictures', 'image_of', 'image_delete', 'SplitWish', 'split',
            'theme_statistics', 'Config', 'config_save']
 
-# %% ../../nbs/web/03_api.ipynb #992ac270
+# %% ../../nbs/web/03_api.ipynb #5a52a271
 from typing import Annotated, NamedTuple
 
 from fastapi import Depends, Request
@@ -41,7 +41,7 @@ from .guard import Refusal
 from .permissions import Forbidden, route
 from ..workspace import Workspace
 
-# %% ../../nbs/web/03_api.ipynb #8f537b3c
+# %% ../../nbs/web/03_api.ipynb #19fe0ff8
 class Place(NamedTuple):
     "Where a request is at work, and for whom."
 
@@ -49,7 +49,7 @@ class Place(NamedTuple):
     engine: Engine
     visitor: Visitor | None
 
-# %% ../../nbs/web/03_api.ipynb #8af7989a
+# %% ../../nbs/web/03_api.ipynb #ff8a71b5
 def place_of(request: Request) -> Place:
     "What the application and the guard know."
     state = request.app.state
@@ -58,11 +58,11 @@ def place_of(request: Request) -> Place:
 
 Here = Annotated[Place, Depends(place_of)]
 
-# %% ../../nbs/web/03_api.ipynb #53e4c132
+# %% ../../nbs/web/03_api.ipynb #c4ee5a61
 class NotFound(UsageError):
     "There is nothing of that number here."
 
-# %% ../../nbs/web/03_api.ipynb #9f2b485a
+# %% ../../nbs/web/03_api.ipynb #7d3ff2d6
 Number = Annotated[int, Field(ge=1, le=2**31 - 1)]
 
 
@@ -73,7 +73,7 @@ def theme_of(session: Session, number: int) -> Theme:
         raise NotFound("theme {number} does not exist", number=number)
     return theme
 
-# %% ../../nbs/web/03_api.ipynb #0ad4f001
+# %% ../../nbs/web/03_api.ipynb #7907dce8
 def label_of(session: Session, theme: Theme, number: int) -> Label:
     "The living label of that number, if it is the theme's."
     label = session.get(Label, number)
@@ -81,7 +81,7 @@ def label_of(session: Session, theme: Theme, number: int) -> Label:
         raise NotFound("label {number} does not exist in theme {theme}", number=number, theme=theme.name)
     return label
 
-# %% ../../nbs/web/03_api.ipynb #553cc1e3
+# %% ../../nbs/web/03_api.ipynb #3b570384
 STATUS = {  # The first that fits
     NotFound: (404, "not_found"),
     Forbidden: (403, "forbidden"),
@@ -96,20 +96,20 @@ def told_error(request: Request, error: UserError) -> JSONResponse:
     status, code = next(kind for known, kind in STATUS.items() if isinstance(error, known))
     return Refusal(status, code, str(error)).response()
 
-# %% ../../nbs/web/03_api.ipynb #87e2b551
+# %% ../../nbs/web/03_api.ipynb #6f575b5a
 def told_form(request: Request, error: RequestValidationError) -> JSONResponse:
     "The first thing in a request that is not as it should be."
     first = error.errors()[0]
     place = [str(part) for part in first["loc"][1:]] or [str(first["loc"][0])]
     return Refusal(422, "invalid", first["msg"], ".".join(place)[:200]).response()
 
-# %% ../../nbs/web/03_api.ipynb #d084ff74
+# %% ../../nbs/web/03_api.ipynb #162579c2
 def told_status(request: Request, error) -> JSONResponse:  # starlette's HTTPException
     "What the framework itself refuses."
     codes = {404: "not_found", 405: "wrong_method", 413: "too_large"}
     return Refusal(error.status_code, codes.get(error.status_code, "refused"), str(error.detail)).response()
 
-# %% ../../nbs/web/03_api.ipynb #d7063048
+# %% ../../nbs/web/03_api.ipynb #eae11cd0
 class Strict(BaseModel):
     "A body without surprises."
 
@@ -119,7 +119,7 @@ class Strict(BaseModel):
 Text = Annotated[str, Field(max_length=10_000)]
 Name = Annotated[str, Field(max_length=1000)]  # How long it may be is the database room's rule
 
-# %% ../../nbs/web/03_api.ipynb #5e3679b1
+# %% ../../nbs/web/03_api.ipynb #10247352
 class NewTheme(Strict):
     "A theme to be."
 
@@ -127,7 +127,7 @@ class NewTheme(Strict):
     description: Text = Field("", examples=["Heads of M4 screws, line 3"])
     labels: list[Name] = Field([], max_length=1000, examples=[["good", "bent", "worn"]])
 
-# %% ../../nbs/web/03_api.ipynb #d7bc85a9
+# %% ../../nbs/web/03_api.ipynb #b191d112
 @route("POST /api/theme/create/", status_code=201)
 def theme_create(here: Here, body: NewTheme) -> dict:
     "Create a theme and its first labels."
@@ -136,19 +136,19 @@ def theme_create(here: Here, body: NewTheme) -> dict:
         labels = [add_label(session, theme, name) for name in body.labels]
         return {"id": theme.id, "name": theme.name, "labels": [shown_label(label) for label in labels]}
 
-# %% ../../nbs/web/03_api.ipynb #322824c8
+# %% ../../nbs/web/03_api.ipynb #77a41a28
 def shown_label(label: Label) -> dict:
     "A label as the API tells it."
     return {"id": label.id, "name": label.label_name, "position": label.position, "color": label.color}
 
-# %% ../../nbs/web/03_api.ipynb #0c83b4de
+# %% ../../nbs/web/03_api.ipynb #34180e5f
 class ThemeChange(Strict):
     "What is to be different about a theme."
 
     name: Name | None = Field(None, examples=["screw heads"])
     description: Text | None = Field(None, examples=["Heads of M4 screws, lines 3 and 4"])
 
-# %% ../../nbs/web/03_api.ipynb #f5fe6f03
+# %% ../../nbs/web/03_api.ipynb #cea60f37
 @route("PUT /api/theme/{theme_id}/")
 def theme_update(here: Here, theme_id: Number, body: ThemeChange) -> dict:
     "Rename or describe a theme."
@@ -164,20 +164,20 @@ def theme_update(here: Here, theme_id: Number, body: ThemeChange) -> dict:
             describe_theme(session, theme, body.description)
         return {"id": theme.id, "name": theme.name, "description": theme.description}
 
-# %% ../../nbs/web/03_api.ipynb #42c8b67f
+# %% ../../nbs/web/03_api.ipynb #7406b143
 class NewLabel(Strict):
     "A label to be."
 
     name: Name = Field(examples=["scratched"])
 
-# %% ../../nbs/web/03_api.ipynb #cd663e78
+# %% ../../nbs/web/03_api.ipynb #27b069f9
 @route("POST /api/theme/{theme_id}/labels/", status_code=201)
 def label_create(here: Here, theme_id: Number, body: NewLabel) -> dict:
     "Add a label at the end."
     with writing(here.engine) as session:
         return shown_label(add_label(session, theme_of(session, theme_id), body.name))
 
-# %% ../../nbs/web/03_api.ipynb #86e9e0be
+# %% ../../nbs/web/03_api.ipynb #44c066b6
 class LabelChange(Strict):
     "What is to be different about a label."
 
@@ -185,7 +185,7 @@ class LabelChange(Strict):
     color: Name | None = Field(None, examples=["#E69F00"])
     position: Annotated[int, Field(ge=0, le=10_000)] | None = Field(None, examples=[0])
 
-# %% ../../nbs/web/03_api.ipynb #e5b184d1
+# %% ../../nbs/web/03_api.ipynb #9cdbb7af
 @route("PUT /api/theme/{theme_id}/labels/{label_id}/")
 def label_change(here: Here, theme_id: Number, label_id: Number, body: LabelChange) -> dict:
     "Rename, color or move a label."
@@ -200,7 +200,7 @@ def label_change(here: Here, theme_id: Number, label_id: Number, body: LabelChan
             move_label(session, theme, label.label_name, body.position)
         return shown_label(label)
 
-# %% ../../nbs/web/03_api.ipynb #d3b33b73
+# %% ../../nbs/web/03_api.ipynb #0b5c14b2
 @route("DELETE /api/theme/{theme_id}/labels/{label_id}/")
 def label_delete(here: Here, theme_id: Number, label_id: Number, unlabel: bool = False) -> dict:
     "Delete a label; pictures that carry it lose it only if `unlabel` is said."
@@ -209,14 +209,14 @@ def label_delete(here: Here, theme_id: Number, label_id: Number, unlabel: bool =
         name = label_of(session, theme, label_id).label_name
         return {"unlabeled": delete_label(session, theme, name, here.visitor.name, unlabel)}
 
-# %% ../../nbs/web/03_api.ipynb #5555226f
+# %% ../../nbs/web/03_api.ipynb #e8bc4476
 class LabelUpdate(Strict):
     "What pictures show."
 
     image_ids: list[Number] = Field(min_length=1, max_length=10_000, examples=[[17, 18]])
     label_id: Number | None = Field(examples=[3])  # Null takes the label away
 
-# %% ../../nbs/web/03_api.ipynb #4087fbb5
+# %% ../../nbs/web/03_api.ipynb #8fa35785
 @route("POST /api/theme/{theme_id}/label/update/")
 def label_update(here: Here, theme_id: Number, body: LabelUpdate) -> dict:
     "Say what pictures show, in the name of whoever asks."
@@ -227,16 +227,16 @@ def label_update(here: Here, theme_id: Number, body: LabelUpdate) -> dict:
         refuse_other_pictures(session, theme, body.image_ids)
         return {"changed": set_label(session, body.image_ids, label, here.visitor.name, source)}
 
-# %% ../../nbs/web/03_api.ipynb #8e9740db
+# %% ../../nbs/web/03_api.ipynb #602a9a0e
 def refuse_other_pictures(session: Session, theme: Theme, numbers: list[int]):
     "Refuse pictures that are gone or another theme's."
     for chunk in in_chunks(numbers):
         try:
             refuse_strangers(session, chunk, theme.id)
         except UsageError as error:
-            raise NotFound(error.message, **error.values) from error
+            raise NotFound("picture {number} does not exist", number=error.values["number"]) from error
 
-# %% ../../nbs/web/03_api.ipynb #4d55ab03
+# %% ../../nbs/web/03_api.ipynb #ded4f0ba
 def image_of(session: Session, theme: Theme | None, number: int) -> TrainData:
     "The living picture of that number; of this theme, if one is given."
     image = session.get(TrainData, number)
@@ -244,7 +244,7 @@ def image_of(session: Session, theme: Theme | None, number: int) -> TrainData:
         raise NotFound("picture {number} does not exist", number=number)
     return image
 
-# %% ../../nbs/web/03_api.ipynb #09665863
+# %% ../../nbs/web/03_api.ipynb #884d36b4
 @route("DELETE /api/theme/{theme_id}/images/{image_id}/")
 def image_delete(here: Here, theme_id: Number, image_id: Number) -> dict:
     "Delete a picture from screens and later trainings; its row stays for the models that saw it."
@@ -253,14 +253,14 @@ def image_delete(here: Here, theme_id: Number, image_id: Number) -> dict:
         image_of(session, theme, image_id)
         return {"deleted": delete_pictures(session, theme, [image_id], here.visitor.name).pictures}
 
-# %% ../../nbs/web/03_api.ipynb #57be2082
+# %% ../../nbs/web/03_api.ipynb #1e4255c2
 class SplitWish(Strict):
     "How new pictures are to be split; what is left out comes from params.yaml."
 
     ratios: Name | None = Field(None, examples=["70/15/15"])
     seed: Annotated[int, Field(ge=0, le=2**63 - 1)] | None = Field(None, examples=[42])
 
-# %% ../../nbs/web/03_api.ipynb #07716f09
+# %% ../../nbs/web/03_api.ipynb #31b14464
 @route("POST /api/theme/{theme_id}/split/")
 def split(here: Here, theme_id: Number, body: SplitWish) -> dict:
     "Split what is new; what has a split keeps it."
@@ -275,7 +275,7 @@ def split(here: Here, theme_id: Number, body: SplitWish) -> dict:
         new = sum(batch.counts.values()) if batch else 0
         return {"new": new, "counts": split_counts(session, theme)}
 
-# %% ../../nbs/web/03_api.ipynb #0f2c214d
+# %% ../../nbs/web/03_api.ipynb #1d1f750b
 @route("GET /api/theme/{theme_id}/statistics/")
 def theme_statistics(here: Here, theme_id: Number) -> dict:
     "How many pictures there are, by label and split."
@@ -283,7 +283,7 @@ def theme_statistics(here: Here, theme_id: Number) -> dict:
         theme = theme_of(session, theme_id)
         return statistics(session, theme) | {"per_label": class_counts(session, theme)}
 
-# %% ../../nbs/web/03_api.ipynb #7ee5c3f3
+# %% ../../nbs/web/03_api.ipynb #b03adb35
 class Config(Strict):
     "What params.yaml and auguments.yaml are to say; a file that is left out stays as it is."
 
@@ -292,7 +292,7 @@ class Config(Strict):
         None, max_length=1000, examples=[[{"transform": "HorizontalFlip"}]]
     )
 
-# %% ../../nbs/web/03_api.ipynb #ad1f7309
+# %% ../../nbs/web/03_api.ipynb #fffb687b
 @route("POST /api/theme/{theme_id}/training/config/save/")
 def config_save(here: Here, theme_id: Number, body: Config) -> dict:
     "Write the files of the workspace; both are judged before either is written."

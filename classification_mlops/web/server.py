@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['app', 'refuse_missing_packages', 'taken_address', 'serve_forever']
 
-# %% ../../nbs/web/09_server.ipynb #48600702
+# %% ../../nbs/web/09_server.ipynb #3529813c
 import os
 import socket
 from collections.abc import Callable
@@ -14,26 +14,26 @@ from importlib.util import find_spec
 from ..text import UserError
 from ..workspace import Workspace, find_workspace
 
-# %% ../../nbs/web/09_server.ipynb #70104cba
+# %% ../../nbs/web/09_server.ipynb #40aead7a
 def app():
     "The application of the workspace around the current folder."
     from classification_mlops.web.app import create_app
 
     return create_app(find_workspace())
 
-# %% ../../nbs/web/09_server.ipynb #e01d4257
+# %% ../../nbs/web/09_server.ipynb #236c2c61
 def refuse_missing_packages():
     "Refuse, in one line, an installation without what the screens need."
     missing = [
         name
-        for name in ("fastapi", "uvicorn", "jinja2", "python_multipart", "sqladmin")
+        for name in ("fastapi", "uvicorn", "jinja2", "python_multipart", "sqladmin", "websockets")
         if not find_spec(name)
     ]
     if missing:
         message = "packages for the screens are missing ({names}): pip install 'classification_mlops[web]'"
         raise UserError(message, names=", ".join(missing))
 
-# %% ../../nbs/web/09_server.ipynb #e4850dc0
+# %% ../../nbs/web/09_server.ipynb #6bd97779
 def taken_address(host: str, port: int) -> socket.socket:
     "A socket that listens."
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -49,7 +49,7 @@ def taken_address(host: str, port: int) -> socket.socket:
     taken.set_inheritable(True)
     return taken
 
-# %% ../../nbs/web/09_server.ipynb #162548d4
+# %% ../../nbs/web/09_server.ipynb #8a892e73
 def serve_forever(
     workspace: Workspace,
     host: str,
@@ -71,8 +71,7 @@ def serve_forever(
         factory=True, workers=workers, proxy_headers=False, server_header=False, log_level="warning"
     )
     config = uvicorn.Config("classification_mlops.web.server:app", **options)
-    server = uvicorn.Server(config)
     if workers == 1:
-        server.run(sockets=[taken])
+        uvicorn.Server(config).run(sockets=[taken])
     else:
-        Multiprocess(config, target=server.run, sockets=[taken]).run()
+        Multiprocess(config, sockets=[taken]).run()
