@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['IDLE', 'LONGEST_SESSION', 'MINUTE', 'FOR_ONE_NAME', 'FOR_ALL_NAMES', 'KEPT', 'secret_key', 'hashed', 'Visitor',
-           'start_session', 'find_visitor', 'note_use', 'end_session', 'TooManyAttempts', 'refuse_guessing', 'sign_in',
+           'start_session', 'find_visitor', 'note_use', 'end_session', 'TooManyAttempts', 'is_guessing', 'sign_in',
            'make_token', 'list_tokens', 'revoke_token']
 
-# %% ../../nbs/db/32_signin.ipynb #f43ac733
+# %% ../../nbs/db/32_signin.ipynb #72437b48
 import hashlib
 import hmac
 import os
@@ -25,7 +25,7 @@ from .users import fits, get_user
 from ..text import UsageError, UserError
 from ..workspace import Workspace
 
-# %% ../../nbs/db/32_signin.ipynb #e3fe04f9
+# %% ../../nbs/db/32_signin.ipynb #a9a4e139
 def secret_key(
     workspace: Workspace,
 ) -> bytes:
@@ -44,7 +44,7 @@ def secret_key(
         raise UserError("{file} holds no secret: delete it, and everybody signs in again", file=path)
     return key
 
-# %% ../../nbs/db/32_signin.ipynb #4a142ff6
+# %% ../../nbs/db/32_signin.ipynb #36b92a51
 def hashed(
     secret: bytes,  # Of the workspace
     key: str,  # A session's or a token's
@@ -52,7 +52,7 @@ def hashed(
     "What the database keeps of a key."
     return hmac.new(secret, key.encode(), hashlib.sha256).hexdigest()
 
-# %% ../../nbs/db/32_signin.ipynb #33b1d467
+# %% ../../nbs/db/32_signin.ipynb #cfc2b9d1
 class Visitor(NamedTuple):
     "Who asks, as far as permissions need it."
 
@@ -62,7 +62,7 @@ class Visitor(NamedTuple):
     key: str  # Hash of the session's or the token's key
     is_machine: bool  # Came with a token rather than with a cookie
 
-# %% ../../nbs/db/32_signin.ipynb #f7bf8beb
+# %% ../../nbs/db/32_signin.ipynb #fb3fe4e7
 IDLE, LONGEST_SESSION, MINUTE = timedelta(hours=12), timedelta(days=7), timedelta(minutes=1)
 
 
@@ -76,7 +76,7 @@ def start_session(
     session.add(UserSession(token_hash=hashed(secret, key), user_id=user.id))
     return key
 
-# %% ../../nbs/db/32_signin.ipynb #0cd13465
+# %% ../../nbs/db/32_signin.ipynb #36cc8c0e
 def find_visitor(
     engine: Engine,
     secret: bytes,
@@ -97,14 +97,14 @@ def find_visitor(
     note_use(engine, seen, table.token_hash == name, row[3], now)
     return Visitor(row.username, row.role, row.language, name, is_machine)
 
-# %% ../../nbs/db/32_signin.ipynb #6ae75d84
+# %% ../../nbs/db/32_signin.ipynb #c8c26210
 def note_use(engine: Engine, seen, mine, last: datetime | None, now: datetime):
     "Write when a key was last used, unless that was a moment ago."
     if last is None or now - last > MINUTE:
         with writing(engine) as session:
             session.execute(update(seen.class_).where(mine).values({seen.key: now}))
 
-# %% ../../nbs/db/32_signin.ipynb #bacec1a3
+# %% ../../nbs/db/32_signin.ipynb #e99520f1
 def end_session(
     engine: Engine,
     key_hash: str,  # As in `Visitor`
@@ -114,7 +114,7 @@ def end_session(
         mine = UserSession.token_hash == key_hash
         session.execute(update(UserSession).where(mine).values(revoked_at=utc_now()))
 
-# %% ../../nbs/db/32_signin.ipynb #7fb1b1bc
+# %% ../../nbs/db/32_signin.ipynb #9ba19e8b
 FOR_ONE_NAME, FOR_ALL_NAMES = 5, 30  # Wrong passwords in a minute
 KEPT = timedelta(days=30)  # How long the list of failures reaches back
 
@@ -125,17 +125,16 @@ class TooManyAttempts(UserError):
     def __init__(self):
         super().__init__("too many wrong passwords: wait a minute")
 
-# %% ../../nbs/db/32_signin.ipynb #5dc7527f
-def refuse_guessing(session: Session, username: str, address: str):
-    "Refuse, before any password is looked at, who has just been wrong too often."
+# %% ../../nbs/db/32_signin.ipynb #0738db11
+def is_guessing(session: Session, username: str, address: str) -> bool:
+    "Whether somebody, the present attempt included, is wrong too often."
     mine = SignInFailure.username == username
     recent = SignInFailure.address == address, SignInFailure.created_at > utc_now() - MINUTE
     counts = select(func.count(), func.count().filter(mine)).where(*recent)
     every, same = session.execute(counts).one()
-    if same >= FOR_ONE_NAME or every >= FOR_ALL_NAMES:
-        raise TooManyAttempts()
+    return same > FOR_ONE_NAME or every > FOR_ALL_NAMES
 
-# %% ../../nbs/db/32_signin.ipynb #82342493
+# %% ../../nbs/db/32_signin.ipynb #38b4ee27
 def sign_in(
     engine: Engine,
     secret: bytes,
@@ -145,19 +144,24 @@ def sign_in(
 ) -> str:  # The key of a new session
     "Let in who knows the password; everybody else hears the same, whatever was wrong."
     username = username[:100]
+    attempt = SignInFailure(username=username, address=address)
     with writing(engine) as session:
-        refuse_guessing(session, username, address)
-        session.execute(delete(SignInFailure).where(SignInFailure.created_at < utc_now() - KEPT))
-        attempt = SignInFailure(username=username, address=address)
         session.add(attempt)
+        session.execute(delete(SignInFailure).where(SignInFailure.created_at < utc_now() - KEPT))
+    taken_back = delete(SignInFailure).where(SignInFailure.id == attempt.id)
+    with writing(engine) as session:
         user = session.scalar(select(User).where(User.username == username))
+        if guessing := is_guessing(session, username, address):
+            session.execute(taken_back)
+    if guessing:
+        raise TooManyAttempts()
     if not fits(password, user and user.password_hash) or user.disabled:
         raise UserError("name or password is wrong")
     with writing(engine) as session:
-        session.execute(delete(SignInFailure).where(SignInFailure.id == attempt.id))
+        session.execute(taken_back)
         return start_session(session, user, secret)
 
-# %% ../../nbs/db/32_signin.ipynb #5a13151a
+# %% ../../nbs/db/32_signin.ipynb #23ff3b96
 def make_token(
     session: Session,
     username: str,
@@ -172,13 +176,13 @@ def make_token(
     )
     return key
 
-# %% ../../nbs/db/32_signin.ipynb #26503699
+# %% ../../nbs/db/32_signin.ipynb #e3eee35d
 def list_tokens(session: Session, username: str) -> list[ApiToken]:
     "The tokens of a user, the newest first."
     mine = ApiToken.user_id == get_user(session, username).id
     return list(session.scalars(select(ApiToken).where(mine).order_by(ApiToken.id.desc())))
 
-# %% ../../nbs/db/32_signin.ipynb #ddda40b6
+# %% ../../nbs/db/32_signin.ipynb #c46704fb
 def revoke_token(session: Session, username: str, name: str):
     "Let a token open nothing any more."
     mine = ApiToken.user_id == get_user(session, username).id, ApiToken.name == name
