@@ -1,4 +1,4 @@
-# make install | demo | test | lab | prepare, and helpers for editing notebooks as text.
+# make install | demo | test | lab | web | prepare, and helpers for editing notebooks as text.
 PYTHON ?= python3.11
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
@@ -8,7 +8,7 @@ export NO_ALBUMENTATIONS_UPDATE ?= 1
 TEST_ENV := OMP_NUM_THREADS=1 CMLOPS_LANG=en PYTHONHASHSEED=0
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lab prepare format check notebooks edit back new run
+.PHONY: help install demo test lab web prepare format check notebooks edit back new run
 
 help:  ## Show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -19,7 +19,7 @@ install: .venv/.installed  ## Create .venv with the tested versions
 	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 is needed: install python3.11, or say make PYTHON=/path/to/python3.11"; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] < (3, 11))' || { echo "$(PYTHON) is older than Python 3.11"; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv || { echo "The venv module is missing: on Debian or Ubuntu, apt-get install python3.11-venv"; exit 1; }
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev,postgres,s3]' -c constraints.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev,postgres,s3,web]' -c constraints.txt
 	@if git rev-parse --git-dir >/dev/null 2>&1; then $(BIN)/nbdev_install_hooks; fi
 	@touch $@
 
@@ -37,6 +37,9 @@ test: install  ## Every check and every test
 
 lab: install  ## Open JupyterLab on this workspace
 	$(BIN)/jupyter lab
+
+web: install  ## Show the screens in a browser
+	$(BIN)/cmlops web
 
 format:
 	$(BIN)/nbdev_clean

@@ -24,7 +24,7 @@ setuptools.setup(
     author=settings["author"],
     license="Apache-2.0",
     packages=setuptools.find_packages(include=[settings["lib_name"], settings["lib_name"] + ".*"]),
-    package_data={settings["lib_name"]: ["**/*.po", "**/*.mako"]},
+    package_data={settings["lib_name"]: ["**/*.po", "**/*.mako", "web/templates/*", "web/static/*"]},
     python_requires=">=" + settings["min_python"],
     install_requires=settings["requirements"].split(),
     extras_require=extras,

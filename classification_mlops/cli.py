@@ -22,6 +22,7 @@ from classification_mlops.commands import (
     split,
     training,
     tuning,
+    users,
 )
 from .commands import duplicates as duplicates
 from .commands import export as export
@@ -39,7 +40,7 @@ def print_version(wanted: bool):
 # %% ../nbs/90_cli.ipynb #4fcd3673
 ORDER = (
     "init doctor demo theme label data split golden stats "
-    "train tune jobs worker reproduce models serve predict lab"
+    "train tune jobs worker reproduce models serve predict web user lab"
 ).split()
 
 
@@ -79,6 +80,7 @@ command(app, say("Train a run again and compare the results."), "reproduce")(tra
 command(app, say("Work on queued jobs, one after the other."), "worker")(jobs.worker_command)
 command(app, say("Serve a model through MLflow's REST server."), "serve")(serving.serve_command)
 command(app, say("Classify picture files through a model server."), "predict")(serving.predict_command)
+command(app, say("Show the screens in a browser."), "web")(users.web_command)
 command(app, say("Open JupyterLab."), "lab")(place.lab_command)
 app.add_typer(data.theme_app, name="theme")
 app.add_typer(labels.label_app, name="label")
@@ -86,6 +88,7 @@ app.add_typer(data.data_app, name="data")
 app.add_typer(split.golden_app, name="golden")
 app.add_typer(jobs.jobs_app, name="jobs")
 app.add_typer(training.models_app, name="models")
+app.add_typer(users.user_app, name="user")
 
 # %% ../nbs/90_cli.ipynb #35c3e67d
 def main(

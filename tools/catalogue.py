@@ -1,8 +1,9 @@
 """Collect every sentence the package says, and keep the translations complete.
 
 A sentence is the literal first argument of `say`, `to_say`, `UserError` and its subclasses, or the
-description or unit of a configuration field. `python tools/catalogue.py` adds what is missing to
-each catalogue, with an empty translation, and says how many there are.
+description or unit of a configuration field, in modules and in page templates.
+`python tools/catalogue.py` adds what is missing to each catalogue, with an empty translation, and says how
+many there are.
 """
 
 import ast
@@ -12,6 +13,8 @@ from string import Formatter
 
 from babel.messages.catalog import Catalog
 from babel.messages.pofile import read_po, write_po
+from jinja2 import Environment
+from jinja2.ext import extract_from_ast
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "classification_mlops"
@@ -101,6 +104,11 @@ def sentences() -> dict[str, list[str]]:
     errors, found = error_classes(modules.values()), {}
     for path, tree in modules.items():
         for line, template, _ in spoken(tree, errors):
+            if template:
+                found.setdefault(template, []).append(f"{path.relative_to(ROOT)}:{line}")
+    for path in sorted(PACKAGE.rglob("*.html")):
+        for line, _, said in extract_from_ast(Environment().parse(path.read_text("utf-8")), ["say"]):
+            template = said[0] if isinstance(said, tuple) else said  # A tuple where there are values
             if template:
                 found.setdefault(template, []).append(f"{path.relative_to(ROOT)}:{line}")
     return found

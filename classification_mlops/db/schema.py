@@ -6,7 +6,7 @@
 __all__ = ['SPLITS', 'SOURCES', 'ACT_KINDS', 'PAIR_STATUSES', 'REVIEW_STATUSES', 'JOB_STATUSES', 'CONTROLS', 'ROLES', 'NAMES',
            'NEVER_REUSED', 'UtcTime', 'utc_now', 'one_of', 'index_where', 'Base', 'Theme', 'Label', 'TrainData',
            'Fingerprint', 'DuplicatePair', 'Model', 'ModelTrainData', 'LabelAct', 'LabelEvent', 'PictureCount',
-           'SplitBatch', 'ReviewItem', 'Job', 'User']
+           'SplitBatch', 'ReviewItem', 'Job', 'User', 'UserSession', 'ApiToken', 'SignInFailure']
 
 # %% ../../nbs/db/00_schema.ipynb #0c2335c9
 from datetime import UTC, datetime
@@ -365,4 +365,43 @@ class User(Base):
     password_hash: Mapped[str]
     role: Mapped[str] = mapped_column(String(10))
     disabled: Mapped[bool] = mapped_column(default=False, server_default=false())
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
+    language: Mapped[str | None] = mapped_column(String(2))  # en or ja; null = what the browser asks for
+
+# %% ../../nbs/db/00_schema.ipynb #6f9af520
+class UserSession(Base):
+    "One time that somebody signed in."
+
+    __tablename__ = "user_session"
+    __table_args__ = (NEVER_REUSED,)
+    id: Mapped[int] = mapped_column(primary_key=True)
+    token_hash: Mapped[str] = mapped_column(String(64), unique=True)
+    user_id: Mapped[int] = mapped_column(ForeignKey("user.id", ondelete="CASCADE"), index=True)
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
+    seen_at: Mapped[datetime] = mapped_column(default=utc_now)  # To the minute
+    revoked_at: Mapped[datetime | None]
+
+# %% ../../nbs/db/00_schema.ipynb #e75dfe3f
+class ApiToken(Base):
+    "A key with which a machine acts for a user."
+
+    __tablename__ = "api_token"
+    __table_args__ = (UniqueConstraint("user_id", "name"), NEVER_REUSED)
+    id: Mapped[int] = mapped_column(primary_key=True)
+    token_hash: Mapped[str] = mapped_column(String(64), unique=True)
+    name: Mapped[str] = mapped_column(String(100))
+    user_id: Mapped[int] = mapped_column(ForeignKey("user.id", ondelete="CASCADE"))
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
+    used_at: Mapped[datetime | None]  # To the minute
+    revoked_at: Mapped[datetime | None]
+
+# %% ../../nbs/db/00_schema.ipynb #b8792624
+class SignInFailure(Base):
+    "One wrong password."
+
+    __tablename__ = "sign_in_failure"
+    __table_args__ = (Index(None, "address", "created_at"), NEVER_REUSED)
+    id: Mapped[int] = mapped_column(primary_key=True)
+    username: Mapped[str] = mapped_column(String(100))  # As it was typed
+    address: Mapped[str] = mapped_column(String(45))  # Where from
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
