@@ -7,9 +7,9 @@ __all__ = ['Fraction', 'Name', 'Metric', 'Strategy', 'Precision', 'TRAINER_EXAMP
            'STUDY_EXAMPLE', 'EXAMPLE_FILES', 'StudyMetric', 'SamplerName', 'PrunerName', 'Sampler', 'Pruner', 'LATER',
            'exact', 'SplitRatios', 'DuplicateParams', 'ImageParams', 'Step', 'AugmentationStep', 'ModelParams',
            'LossParams', 'OptimizerParams', 'SchedulerParams', 'DataParams', 'LengthParams', 'TrainerParams', 'mode_of',
-           'EarlyStoppingParams', 'CheckpointParams', 'DecisionParams', 'Params', 'ChosenSampler', 'ChosenPruner',
-           'named', 'StudySettings', 'Domain', 'StudyParams', 'load_params', 'parse_params', 'parse_ratios',
-           'load_augmentations', 'parse_augmentations', 'load_study', 'parse_study', 'params_dict',
+           'EarlyStoppingParams', 'CheckpointParams', 'DecisionParams', 'ServingParams', 'Params', 'ChosenSampler',
+           'ChosenPruner', 'named', 'StudySettings', 'Domain', 'StudyParams', 'load_params', 'parse_params',
+           'parse_ratios', 'load_augmentations', 'parse_augmentations', 'load_study', 'parse_study', 'params_dict',
            'augmentations_list', 'flat_params', 'params_hash', 'params_schema', 'save_params', 'save_augmentations',
            'save_yaml']
 
@@ -314,6 +314,14 @@ class DecisionParams(Section):
             raise UsageError("defect_labels names {label} twice", label=twice[0])
         return self
 
+# %% ../nbs/01_config.ipynb #93b6e07e
+class ServingParams(Section):
+    "How the model answers."
+
+    engine: Literal["torch", "onnxruntime", "openvino"] = Field(
+        "torch", description="What runs the network; the others are faster, and extras of the package"
+    )
+
 # %% ../nbs/01_config.ipynb #c06afa91
 class Params(Section):
     "The whole of a training run: the content of params.yaml."
@@ -336,6 +344,7 @@ class Params(Section):
         default_factory=CheckpointParams, description="Choice of the best epoch"
     )
     decision: DecisionParams | None = Field(None, description="Costs of mistakes; null for none")
+    serving: ServingParams = Field(default_factory=ServingParams, description="Answering")
 
 # %% ../nbs/01_config.ipynb #1456e202
 TRAINER_EXAMPLE = """
@@ -358,6 +367,8 @@ trainer:
 early_stopping: {monitor: valid_loss, patience: 5}
 checkpoint: {monitor: valid_accuracy, mode: max}
 decision: null  # or what mistakes cost: {defect_labels: [scratch], miss_cost: 10, overkill_cost: 1}
+
+serving: {engine: torch}  # onnxruntime or openvino answer faster; each is an extra of the package
 """
 
 # %% ../nbs/01_config.ipynb #11f1ebd1
@@ -706,6 +717,7 @@ LATER: dict[str, object] = {
     "trainer.channels_last": False,
     "trainer.threads": "auto",
     "trainer.tune": "none",
+    "serving.engine": "torch",
 }
 
 # %% ../nbs/01_config.ipynb #35b2d42b
@@ -722,6 +734,7 @@ def params_hash(
         section, field = name.split(".")
         if settings[section][field] == usual:
             del settings[section][field]
+    settings = {name: value for name, value in settings.items() if value != {}}
     content = {"params": settings, "augmentations": augmentations_list(augmentations)}
     text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()

@@ -145,7 +145,7 @@ def test_a_batch_of_many_keeps_its_order(served, tmp_path):
     rows = list(PredictionClient(server.url).predict([*files, tmp_path / "missing.png"], batch_size=8))
     labels = classifier.classify(FILES).label.tolist()
     assert [row["label"] for row in rows] == [labels[i % 4] if i % 7 else None for i in range(30)] + [None]
-    assert rows[-1]["error"] == "unreadable_file"
+    assert rows[-1]["error"] == "vanished"
 
 
 # Mistreatment
@@ -221,7 +221,9 @@ def test_the_client_asks_again_on_a_connection_that_was_closed(served):
     _, server, _ = served
     client = PredictionClient(server.url)
     assert next(client.predict(FILES[:1]))["label"]
-    client.connection.connection.sock.shutdown(socket.SHUT_RDWR)
+    for connection in client.connections:
+        if connection.connection:
+            connection.connection.sock.shutdown(socket.SHUT_RDWR)
     assert next(client.predict(FILES[:1]))["label"]
 
 

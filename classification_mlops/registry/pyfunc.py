@@ -4,15 +4,16 @@
 
 # %% auto #0
 __all__ = ['ANSWER_COLUMNS', 'MODEL_CODE', 'Calibration', 'image_bytes', 'read_pixels', 'answer_row', 'refused_row',
-           'ImageClassifier', 'network_logits', 'write_model_folder', 'write_json', 'weight_bytes', 'load_classifier',
-           'Wishes', 'answer_wishes', 'decision', 'likeliest', 'overlays', 'overlay_text', 'PackagedClassifier',
-           'limit_threads', 'imported_modules', 'module_file', 'import_names', 'copy_code']
+           'ImageClassifier', 'network_logits', 'write_model_folder', 'write_json', 'weight_bytes', 'load_network',
+           'load_classifier', 'Wishes', 'answer_wishes', 'decision', 'likeliest', 'overlays', 'overlay_text',
+           'PackagedClassifier', 'limit_threads', 'imported_modules', 'module_file', 'import_names', 'copy_code']
 
 # %% ../../nbs/registry/00_pyfunc.ipynb #8f83fe8c
 import ast
 import json
 import os
 import shutil
+import sys
 from base64 import b64decode, b64encode
 from collections.abc import Iterable
 from copy import deepcopy
@@ -23,10 +24,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ..config import load_params, save_augmentations, save_params, write_atomically
+from ..config import Params, load_params, save_augmentations, save_params, write_atomically
 from ..images.decode import UnreadableImage, decode
 from ..model.calibration import label_sets, softmax
 from ..model.decision import rejected
+from ..model.engines import EXPORTED, ExportedNetwork, asked_threads, export_network
 from ..model.overlay import mosaic, overlay, piece_grid, png_bytes
 from ..text import UserError
 from ..vision.preprocess import build_preprocessing
@@ -113,7 +115,7 @@ def refused_row(
 class ImageClassifier:
     "Decoding, preprocessing, network and calibration as one function."
 
-    network: object  # A `Network` in evaluation mode
+    network: object  # A `Network` in evaluation mode, or an `ExportedNetwork`
     preprocess: object  # A `Preprocessing`
     labels: list[str]  # Names of the columns of the logits
     calibration: Calibration = Calibration()
@@ -150,6 +152,8 @@ def network_logits(
     bags: np.ndarray,  # The same as an array
 ) -> np.ndarray:  # One row of logits per picture
     "Ask the network, leaving no trace for gradients."
+    if isinstance(network, ExportedNetwork):
+        return network(bags)
     import torch
 
     with torch.inference_mode():
@@ -173,6 +177,8 @@ def write_model_folder(
     write_json(folder / "labels.json", list(labels))
     values = calibration if isinstance(calibration, dict) else asdict(calibration or Calibration())
     write_json(folder / "calibration.json", asdict(Calibration(**values)))
+    if params.serving.engine != "torch":
+        export_network(load_network(folder, params, len(labels)), params, folder / EXPORTED)
     return folder
 
 # %% ../../nbs/registry/00_pyfunc.ipynb #b33e8162
@@ -198,25 +204,38 @@ def weight_bytes(
             raise UserError(message, name=name)
     return save(weights)
 
+# %% ../../nbs/registry/00_pyfunc.ipynb #ab598347
+def load_network(
+    folder: Path,  # As `write_model_folder` left it
+    params: Params,  # Of the run
+    classes: int,
+):  # The trained `Network`, in evaluation mode
+    "The network with its weights, as PyTorch runs it."
+    from safetensors.torch import load_file
+
+    from classification_mlops.model.network import network_of
+
+    # The weights are in the folder; those that training began with need not be anywhere any more.
+    model = params.model.model_copy(update={"weights": None})
+    network = network_of(params.model_copy(update={"model": model}), classes)
+    network.load_state_dict(load_file(folder / "weights.safetensors"))
+    return network.eval()
+
 # %% ../../nbs/registry/00_pyfunc.ipynb #d40eeb1a
 def load_classifier(
     folder: Path | str,  # As `write_model_folder` left it
 ) -> ImageClassifier:
     "Read a model folder back, bit for bit."
-    from safetensors.torch import load_file
-
-    from classification_mlops.model.network import network_of
-
     folder = Path(folder)
     params = load_params(folder / "params.yaml")
     labels = json.loads((folder / "labels.json").read_text(encoding="utf-8"))
     calibration = Calibration(**json.loads((folder / "calibration.json").read_text(encoding="utf-8")))
-    # The weights are in the folder; those that training began with need not be anywhere any more.
-    model = params.model.model_copy(update={"weights": None})
-    network = network_of(params.model_copy(update={"model": model}), len(labels))
-    network.load_state_dict(load_file(folder / "weights.safetensors"))
+    if params.serving.engine == "torch":
+        network = load_network(folder, params, len(labels))
+    else:
+        network = ExportedNetwork(folder / EXPORTED, params.serving.engine)
     preprocess = build_preprocessing(params.preprocess, params.image)
-    return ImageClassifier(network.eval(), preprocess, labels, calibration)
+    return ImageClassifier(network, preprocess, labels, calibration)
 
 # %% ../../nbs/registry/00_pyfunc.ipynb #a19ed3d6
 @dataclass(frozen=True)
@@ -305,8 +324,8 @@ class PackagedClassifier(PythonModel):
     "The MLflow side of `ImageClassifier`."
 
     def load_context(self, context):
-        limit_threads()
         self.classifier = load_classifier(context.artifacts["model"])
+        limit_threads()
         self.classifier.classify([])
 
     def predict(self, context, model_input: pd.DataFrame, params: dict | None = None) -> pd.DataFrame:
@@ -323,11 +342,11 @@ set_model(packaged.PackagedClassifier())
 
 # %% ../../nbs/registry/00_pyfunc.ipynb #1192ad6b
 def limit_threads() -> None:
-    "Let torch use `CMLOPS_THREADS` threads, if that is set."
-    if os.environ.get("CMLOPS_THREADS", "").isdigit():
+    "Let torch use `CMLOPS_THREADS` threads, if that is set and torch is what runs the network."
+    if "torch" in sys.modules and (threads := asked_threads()):
         import torch
 
-        torch.set_num_threads(max(1, int(os.environ["CMLOPS_THREADS"])))
+        torch.set_num_threads(threads)
 
 # %% ../../nbs/registry/00_pyfunc.ipynb #73fff43c
 def imported_modules(

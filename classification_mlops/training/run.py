@@ -37,6 +37,7 @@ from ..db.schema import Theme, TrainData
 from ..db.session import check_database, open_engine, reading, writing
 from ..db.themes import get_theme
 from ..model.decision import refuse_unknown_defects
+from ..model.engines import refuse_missing_engine, rehearse_export
 from ..text import UserError, one_line, say
 from .asked import obey, status_of
 from ..vision.preprocess import build_preprocessing
@@ -207,6 +208,7 @@ def check_plan(
         if run.params.data.on_missing == "stop":
             refuse_missing_files(run.theme, run.workspace.root, labeled_paths(session, theme))
     build_preprocessing(run.params.preprocess, run.params.image)
+    refuse_missing_engine(run.params.serving.engine, exporting=True)
 
 # %% ../../nbs/training/04_run.ipynb #f9aac5e4
 def labeled_paths(session: Session, theme: Theme) -> Iterator[str]:
@@ -217,12 +219,14 @@ def labeled_paths(session: Session, theme: Theme) -> Iterator[str]:
 
 # %% ../../nbs/training/04_run.ipynb #f5ec6f49
 def refuse_unknown_names(params: Params, augmentations: list) -> None:
-    "Refuse transforms and architectures that do not exist, or that cannot take such pictures."
+    "Refuse transforms and architectures that do not exist, cannot take such pictures, or cannot be served."
     from classification_mlops.model.network import network_of
     from classification_mlops.vision.augment import build_augmentation
 
     build_augmentation(augmentations)
-    network_of(params, FEWEST_CLASSES)
+    network = network_of(params, FEWEST_CLASSES)
+    if params.serving.engine != "torch":
+        rehearse_export(params, network)
 
 # %% ../../nbs/training/04_run.ipynb #160c5d09
 def register_run(
