@@ -28,7 +28,8 @@ from safetensors.torch import load_file, save_file
 from classification_mlops.config import load_params, parse_params
 from classification_mlops.images.decode import decode
 from classification_mlops.model.calibration import softmax
-from classification_mlops.registry.lineage import log_lineage, model_card
+from classification_mlops.registry.card import model_card
+from classification_mlops.registry.lineage import log_lineage
 from classification_mlops.registry.pyfunc import (
     ANSWER_COLUMNS,
     copy_code,
