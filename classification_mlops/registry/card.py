@@ -13,7 +13,7 @@ def cell(
     value,  # Anything that a table shows
 ) -> str:
     "A value as Markdown shows it literally, on one line."
-    text = f"{value:.4f}" if isinstance(value, float) else " ".join(str(value).split())
+    text = f"{value:.4g}" if isinstance(value, float) else " ".join(str(value).split())
     return "".join(f"\\{letter}" if letter in "\\`*_[]<>|#$~" else letter for letter in text)
 
 # %% ../../nbs/registry/03_card.ipynb #13524d5d
@@ -37,7 +37,7 @@ def metric_rows(
     "Each number with its interval."
     rows = []
     for name in sorted(metrics):
-        if name.endswith(("_low", "_high")) or "." in name:  # Those of one label have a table of their own
+        if name.endswith(("_low", "_high")) or "." in name or "_micro_" in name:
             continue
         low, high = (metrics.get(f"{name}_{end}", "") for end in ("low", "high"))
         rows.append(

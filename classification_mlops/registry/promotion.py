@@ -60,8 +60,8 @@ class Examination:
 
     model: RegisteredModel
     recorded: bool  # Whether the database knows which pictures it has seen
-    learnt: list[ExamPicture]  # Test pictures that it has learnt from, or whose weights it began with has
-    near: list[ExamPicture]  # Test pictures of which it has learnt a near-duplicate
+    learnt: list[ExamPicture]  # Test and golden pictures that it, or those it comes from, has learnt from
+    near: list[ExamPicture]  # Those of which it has learnt a near-duplicate
     golden: list[ExamPicture]  # Pictures that every model must know
     golden_answers: list[str]
     contest: Contest | None  # With the champion, if there is one
@@ -81,9 +81,9 @@ def examine(
 ) -> Examination:
     "Look at whatever could speak against a version."
     row = model_of_run(session, model.run_id)
-    tests = list(tests_of_model(session, row).values())
-    learnt, near = learnt_tests(session, tests, family(workspace, model.run_id))
     golden = golden_tests(session, get_theme(session, model.name))
+    tests = tests_of_model(session, row) | {picture.sha256: picture for picture in golden}
+    learnt, near = learnt_tests(session, list(tests.values()), family(workspace, model.run_id))
     answers = answers_of(workspace, session, model, golden) if golden else []
     contest = contest_of(workspace, session, champion, model) if champion else None
     return Examination(model, row is not None, learnt, near, golden, answers, contest)
@@ -150,12 +150,13 @@ def refuse_objections(
     reason: str,  # Why it should become champion all the same
 ) -> list[str]:  # What was said against it
     "Refuse a version against which something speaks, unless somebody answers for it."
-    model, contest = examination.model, examination.contest
-    said = objections(examination)
-    facts = dict(theme=model.name, version=model.version, reasons="; ".join(said))
+    model, said = examination.model, objections(examination)
     if said and not force:
-        message = "version {version} of {theme} is not promoted: {reasons}; to do it all the same: --force --reason TEXT"
-        raise UserError(message, champion=contest.versions[0] if contest else "", **facts)
+        message = (
+            "version {version} of {theme} is not promoted: {reasons}; "
+            "to do it all the same: --force --reason TEXT"
+        )
+        raise UserError(message, theme=model.name, version=model.version, reasons="; ".join(said))
     if force and not reason.strip():
         raise UsageError("--force needs a reason that others can read later: --force --reason TEXT")
     return said

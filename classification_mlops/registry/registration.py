@@ -8,7 +8,7 @@ __all__ = ['MLFLOW_SETTINGS', 'SIGNATURE', 'REQUIRED_PACKAGES', 'HASHES', 'PARIT
            'pinned_requirements', 'theme_versions', 'registry_lock', 'register_model', 'as_registered', 'fetch_files',
            'stored_hashes', 'registry_text', 'log_packaged', 'fresh_answers', 'refuse_difference', 'parity_gate',
            'refuse_version', 'find_version', 'champion', 'history', 'remember', 'promote', 'list_versions',
-           'version_row', 'run_data', 'describe_version', 'download', 'rename_theme_models']
+           'version_row', 'run_data', 'describe_version', 'read_card', 'download', 'rename_theme_models']
 
 # %% ../../nbs/registry/01_registration.ipynb #cbeddced
 import json
@@ -67,6 +67,9 @@ def mlflow_errors() -> Iterator[None]:
     except MlflowException as error:
         reason = str(error.message).strip().partition("\n")[0]
         place = masked_url(mlflow.get_tracking_uri())
+        if "API request to" in reason and "failed with exception" in reason:
+            message = "MLflow at {place} does not answer: start it, or correct MLFLOW_TRACKING_URI"
+            raise UserError(message, place=place) from error
         raise UserError(
             "MLflow at {place} refused: {reason}", place=place, reason=masked_url(reason)
         ) from error
@@ -543,6 +546,19 @@ def describe_version(
         data = run_data(client, model.run_id)
     tags = {name: value for name, value in data.tags.items() if not name.startswith("mlflow.")}
     return {**row, "uri": model.uri, "metrics": dict(data.metrics), "params": dict(data.params), "tags": tags}
+
+# %% ../../nbs/registry/01_registration.ipynb #ac9c7e4c
+def read_card(
+    workspace: Workspace,
+    theme: str,
+    version: str | int = "champion",  # A number or an alias
+) -> str:  # Markdown; what stands beside the version where the run has no card
+    "The model card of a version."
+    model, client = find_version(workspace, theme, version), use_tracking(workspace)
+    with suppress(MlflowException, OSError):
+        return mlflow.artifacts.load_text(f"runs:/{model.run_id}/model_card.md")
+    with mlflow_errors():
+        return client.get_model_version(theme, str(model.version)).description or ""
 
 # %% ../../nbs/registry/01_registration.ipynb #014b8195
 def download(
