@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['model_of_run', 'record_model', 'record_pictures', 'models_of_theme', 'images_of_model', 'find_picture', 'Sighting',
-           'models_of_picture', 'ExamPicture', 'tests_of_model', 'golden_tests', 'learnt_by', 'learnt_tests']
+           'models_of_picture', 'ExamPicture', 'exam_of_model', 'golden_tests', 'learnt_by', 'learnt_tests']
 
 # %% ../../nbs/db/21_models.ipynb #bee6499d
 from collections.abc import Iterator, Sequence
@@ -135,7 +135,7 @@ class ExamPicture(NamedTuple):
     learnt_as: str  # The label at the time of training, under its name of today
 
 # %% ../../nbs/db/21_models.ipynb #644a45f2
-def tests_of_model(
+def exam_of_model(
     session: Session,
     model: Model | None,
 ) -> dict[str, ExamPicture]:  # By content hash

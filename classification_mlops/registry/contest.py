@@ -20,7 +20,7 @@ import numpy as np
 from mlflow.exceptions import MlflowException
 from sqlalchemy.orm import Session
 
-from ..db.models import ExamPicture, model_of_run, tests_of_model
+from ..db.models import ExamPicture, exam_of_model, model_of_run
 from ..db.session import in_chunks
 from ..images.store import read_image
 from ..model.averages import overall_scores
@@ -66,7 +66,7 @@ def answers_of(
     "What a version calls each picture."
     use_tracking(workspace)
     stored = stored_answers(model.run_id)
-    tests = tests_of_model(session, model_of_run(session, model.run_id))
+    tests = exam_of_model(session, model_of_run(session, model.run_id))
     today = {stored[sha256][0]: test.learnt_as for sha256, test in tests.items() if sha256 in stored}
     unknown = [picture for picture in pictures if picture.sha256 not in stored]
     answers = {sha256: answer for sha256, (_, answer) in stored.items()}
@@ -214,7 +214,7 @@ def contest_of(
     second: RegisteredModel,
 ) -> Contest:
     "Ask two versions about the pictures that were test for both."
-    tests = [tests_of_model(session, model_of_run(session, model.run_id)) for model in (first, second)]
+    tests = [exam_of_model(session, model_of_run(session, model.run_id)) for model in (first, second)]
     shared = [picture for sha256, picture in tests[0].items() if sha256 in tests[1]]
     answers = tuple(answers_of(workspace, session, model, shared) for model in (first, second))
     return Contest(first.name, (first.version, second.version), shared, answers)
