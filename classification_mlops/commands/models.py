@@ -148,8 +148,13 @@ def models_history(theme: ThemeName) -> Answer:
 
     workspace, _ = connect()
     moves = history(workspace, theme)
-    columns = "at alias before version actor forced rollback deleted reason".split()
-    rows = [{name: move.get(name, "") for name in columns} for move in moves]
+    columns = "version actor forced rollback deleted reason".split()
+    rows = [
+        {name: move.get(name, "") for name in ("at", "alias")}
+        | {"old": move.get("before") or ""}
+        | {name: move.get(name, "") for name in columns}
+        for move in moves
+    ]
     return Answer(moves, table(rows) or say("nothing was promoted yet"))
 
 # %% ../../nbs/commands/11_models.ipynb #f84d1908

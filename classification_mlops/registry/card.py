@@ -41,7 +41,12 @@ def metric_rows(
             continue
         low, high = (metrics.get(f"{name}_{end}", "") for end in ("low", "high"))
         rows.append(
-            {say("metric"): name, say("value"): float(metrics[name]), say("from"): low, say("to"): high}
+            {
+                say("metric"): name,
+                say("value"): float(metrics[name]),
+                say("at least"): low,
+                say("at most"): high,
+            }
         )
     return rows
 
