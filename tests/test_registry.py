@@ -272,10 +272,10 @@ def test_registered_model_cannot_be_bent(registered, tmp_path):
 def test_the_parity_gate_says_where_answers_part():
     answer = {"error": None, "probabilities": {"ok": 0.2, "傷": 0.3, "bent": 0.5}}
     assert refuse_difference(answer, [0.2, 0.300009, 0.5], "a.png", 1e-5) < 1e-5
-    message = "at picture a.png: 傷 has probability 0.300000 instead of 0.300011"
+    message = r"at picture a\.png: 傷 has probability 0\.300000 instead of 0\.300011"
     with pytest.raises(UserError, match=message):
         refuse_difference(answer, [0.2, 0.300011, 0.5], "a.png", 1e-5)
-    with pytest.raises(UserError, match="ok has probability 0.200000 instead of nan"):
+    with pytest.raises(UserError, match=r"ok has probability 0\.200000 instead of nan"):
         refuse_difference(answer, [float("nan"), 0.3, 0.5], "a.png", 1e-5)
     with pytest.raises(UserError, match="knows 3 labels, training knew 2"):
         refuse_difference(answer, [0.2, 0.8], "a.png", 1e-5)
@@ -286,7 +286,7 @@ def test_a_refused_parity_registers_nothing(registered):
     client, files = use_tracking(workspace), pictures(2)
     run_id = client.create_run(theme_experiment(workspace, "parted")).info.run_id
     wrong = np.full((2, 3), 1 / 3)
-    with pytest.raises(UserError, match="parts from training at picture second|at picture first"):
+    with pytest.raises(UserError, match="parts from training at picture first"):
         register_model(
             workspace, "parted", run_id, folder,
             gate=lambda uri: parity_gate(uri, files, wrong, names=["first", "second"]),
