@@ -17,6 +17,7 @@ from classification_mlops.commands import (
     data,
     jobs,
     labels,
+    models,
     place,
     serving,
     split,
@@ -26,6 +27,7 @@ from classification_mlops.commands import (
 )
 from .commands import duplicates as duplicates
 from .commands import export as export
+from .commands import promotion as promotion
 from .commands.output import command
 from .text import say
 from .tour import demo_command
@@ -87,7 +89,7 @@ app.add_typer(labels.label_app, name="label")
 app.add_typer(data.data_app, name="data")
 app.add_typer(split.golden_app, name="golden")
 app.add_typer(jobs.jobs_app, name="jobs")
-app.add_typer(training.models_app, name="models")
+app.add_typer(models.models_app, name="models")
 app.add_typer(users.user_app, name="user")
 
 # %% ../nbs/90_cli.ipynb #35c3e67d

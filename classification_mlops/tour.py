@@ -26,8 +26,9 @@ from classification_mlops.commands.data import (
 from .commands.labels import stats_command
 from .commands.output import Answer, fact_lines
 from .commands.place import init_command
+from .commands.promotion import models_promote
 from .commands.split import split_command
-from .commands.training import Overrides, models_promote, train_command
+from .commands.training import Overrides, train_command
 from .text import UsageError, UserError, say
 from .workspace import Workspace, find_workspace, git_state
 

@@ -13,6 +13,7 @@ from classification_mlops.config import Params, load_params, params_dict, params
 from classification_mlops.db.schema import TrainData
 from classification_mlops.db.session import open_engine, reading, writing
 from classification_mlops.demo import sample_workspace
+from classification_mlops.model.averages import overall_scores
 from classification_mlops.model.calibration import (
     expected_calibration_error,
     softmax,
@@ -28,7 +29,7 @@ from classification_mlops.model.decision import (
 from classification_mlops.text import UsageError, UserError
 from classification_mlops.training.evaluate import Evaluation
 from classification_mlops.training.jobs import run_training
-from classification_mlops.training.scores import class_rows, metric_names, overall_scores, score_metrics
+from classification_mlops.training.scores import class_rows, metric_names, score_metrics
 
 PATCHES = "preprocess=[{step: patches, rows: 2, columns: 2}]"
 DECISION = "decision={defect_labels: ['2', '3'], miss_cost: 10, overkill_cost: 1}"
@@ -84,7 +85,7 @@ def test_averages_agree_with_scikit_learn_and_lie_in_their_intervals(seed, pictu
     from sklearn.metrics import precision_recall_fscore_support
 
     found = evaluation_of(seed, pictures=pictures, classes=classes)
-    scores, present = overall_scores(found), np.unique(found.targets)
+    scores, present = overall_scores(found.confusion), np.unique(found.targets)
     for average in ("macro", "weighted"):
         expected = precision_recall_fscore_support(
             found.targets, found.answers, labels=present, average=average, zero_division=0
@@ -102,11 +103,11 @@ def test_averages_agree_with_scikit_learn_and_lie_in_their_intervals(seed, pictu
 
 def test_an_interval_holds_the_truth_about_as_often_as_it_says():
     "Draw tests from one world of known macro F1: about 95 of 100 intervals contain it."
-    world = overall_scores(evaluation_of(0, pictures=200_000))["macro_f1"][0]
+    world = overall_scores(evaluation_of(0, pictures=200_000).confusion)["macro_f1"][0]
     inside = [
         low <= world <= high
         for _, low, high in (
-            overall_scores(evaluation_of(n, pictures=150))["macro_f1"] for n in range(1, 121)
+            overall_scores(evaluation_of(n, pictures=150).confusion)["macro_f1"] for n in range(1, 121)
         )
     ]
     assert 0.88 <= np.mean(inside) <= 1

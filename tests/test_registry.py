@@ -28,7 +28,8 @@ from safetensors.torch import load_file, save_file
 from classification_mlops.config import load_params, parse_params
 from classification_mlops.images.decode import decode
 from classification_mlops.model.calibration import softmax
-from classification_mlops.registry.lineage import log_lineage, model_card
+from classification_mlops.registry.card import model_card
+from classification_mlops.registry.lineage import log_lineage
 from classification_mlops.registry.pyfunc import (
     ANSWER_COLUMNS,
     copy_code,
@@ -44,6 +45,7 @@ from classification_mlops.registry.registration import (
     list_versions,
     parity_gate,
     promote,
+    refuse_difference,
     register_model,
     theme_experiment,
     use_tracking,
@@ -268,6 +270,31 @@ def test_registered_model_cannot_be_bent(registered, tmp_path):
     with pytest.raises(UserError, match=r"vision\.preprocess") as caught:
         TrialServer("ねじ", log).answers(str(folder), files)
     assert "\n" not in str(caught.value)
+
+
+def test_the_parity_gate_says_where_answers_part():
+    answer = {"error": None, "probabilities": {"ok": 0.2, "傷": 0.3, "bent": 0.5}}
+    assert refuse_difference(answer, [0.2, 0.300009, 0.5], "a.png", 1e-5) < 1e-5
+    message = r"at picture a\.png: 傷 has probability 0\.300000 instead of 0\.300011"
+    with pytest.raises(UserError, match=message):
+        refuse_difference(answer, [0.2, 0.300011, 0.5], "a.png", 1e-5)
+    with pytest.raises(UserError, match=r"ok has probability 0\.200000 instead of nan"):
+        refuse_difference(answer, [float("nan"), 0.3, 0.5], "a.png", 1e-5)
+    with pytest.raises(UserError, match="knows 3 labels, training knew 2"):
+        refuse_difference(answer, [0.2, 0.8], "a.png", 1e-5)
+
+
+def test_a_refused_parity_registers_nothing(registered, tmp_path):
+    workspace, _, folder = registered
+    client, files = use_tracking(workspace), pictures(2)
+    run_id = client.create_run(theme_experiment(workspace, "parted")).info.run_id
+    wrong, server = np.full((2, 3), 1 / 3), TrialServer("parted", tmp_path / "server.log")
+    with pytest.raises(UserError, match="parts from training at picture first"):
+        register_model(
+            workspace, "parted", run_id, folder,
+            gate=lambda uri: parity_gate(server.answers(uri, files), wrong, names=["first", "second"]),
+        )  # fmt: skip
+    assert list_versions(workspace, "parted") == []
 
 
 def test_the_copied_code_is_enough_for_other_architectures(tmp_path):

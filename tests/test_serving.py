@@ -14,10 +14,16 @@ from pathlib import Path
 
 import psutil
 import pytest
-from packaged import LABELS, pictures, register_small, workspace_with_model
+from packaged import LABELS, PARAMS, pictures, small_network, workspace_with_model
 
-from classification_mlops.registry.pyfunc import load_classifier
-from classification_mlops.registry.registration import download
+from classification_mlops.registry.pyfunc import load_classifier, write_model_folder
+from classification_mlops.registry.registration import (
+    download,
+    promote,
+    register_model,
+    theme_experiment,
+    use_tracking,
+)
 from classification_mlops.serving.client import PredictionClient, request_body
 from classification_mlops.serving.server import ModelServer, open_port
 from classification_mlops.text import UsageError, UserError
@@ -271,10 +277,12 @@ def test_two_workers_answer_and_leave_nothing(served):
 
 def test_a_broken_model_says_why_and_leaves_nothing(served, tmp_path):
     workspace, *_ = served
-    model, _ = register_small(workspace, "broken")
-    for path in (workspace.mlflow_dir / "artifacts" / "models").rglob("weights.safetensors"):
-        if model.uri.removeprefix("models:/") in str(path):
-            path.write_bytes(path.read_bytes()[:1000])
+    client = use_tracking(workspace)
+    run_id = client.create_run(theme_experiment(workspace, "broken")).info.run_id
+    folder = write_model_folder(workspace.runs / run_id / "model", small_network(), PARAMS, [], LABELS)
+    weights = folder / "weights.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])  # before it is registered: its hash is right
+    promote(workspace, "broken", register_model(workspace, "broken", run_id, folder).version)
     children = set(psutil.Process().children())
     with pytest.raises(UserError, match="did not start") as caught, ModelServer(workspace, "broken"):
         pass

@@ -121,6 +121,17 @@ def test_a_training_ends_with_a_model_a_report_and_a_job(trained):
     assert heard[-1]["epoch"] >= 1 and heard[-1]["time_left_s"] == 0
 
 
+def test_the_card_and_the_hashes_of_a_version_stay_with_it(trained):
+    workspace, first, *_ = trained
+    version = client_of(workspace).get_model_version("digits", "1")
+    assert "Handwritten digits" in version.description and "| test\\_accuracy |" in version.description
+    hashes = json.loads(version.tags["file_hashes"])
+    run = client_of(workspace).get_run(first.run_id)
+    assert hashes["artifacts/model/weights.safetensors"] == run.data.tags["weights_sha256"]
+    assert {"MLmodel", "artifacts/model/params.yaml", "artifacts/model/labels.json"} <= hashes.keys()
+    assert "model_card.md" in {item.path for item in client_of(workspace).list_artifacts(first.run_id)}
+
+
 def test_the_report_is_small_and_shows_every_picture(trained):
     _, first, *_ = trained
     nb = nbformat.read(first.notebook, as_version=4)

@@ -45,6 +45,9 @@ WORDS = (
     to_say("model"), to_say("run"), to_say("commit"), to_say("test accuracy in training"),
     to_say("test accuracy over REST"), to_say("answers that differ"),
     to_say("parameters_m"), to_say("input_px"), to_say("source"),
+    to_say("metric"), to_say("old"), to_say("new"), to_say("lost"), to_say("won"), to_say("picture"),
+    to_say("answer"), to_say("learnt as"), to_say("alias"), to_say("actor"), to_say("at"), to_say("reason"),
+    to_say("forced"), to_say("rollback"), to_say("deleted"),
 )  # fmt: skip
 
 # %% ../../nbs/commands/00_output.ipynb #d9191fdc

@@ -299,9 +299,10 @@ def check_parity(
     chosen = np.unique(np.linspace(0, len(evaluation.indices) - 1, count).astype(int))
     rows = list(read_snapshot(run.snapshot_path))
     chosen = [n for n in chosen if still_there(run.workspace, rows[evaluation.indices[n]])]
-    files = [read_image(run.workspace, rows[evaluation.indices[n]].image_path) for n in chosen]
+    names = [rows[evaluation.indices[n]].image_path for n in chosen]
+    files = [read_image(run.workspace, name) for name in names]
     tolerance = 1e-5 if run.params.serving.engine == "torch" else 1e-4  # others add up in another order
-    difference = parity_gate(ask(model_uri, files), evaluation.probabilities[chosen], tolerance)
+    difference = parity_gate(ask(model_uri, files), evaluation.probabilities[chosen], tolerance, names)
     client = MlflowClient(run.workspace.tracking_uri)
     client.log_metric(run.run_id, "parity_pictures", len(chosen))
     client.log_metric(run.run_id, "parity_difference", difference)

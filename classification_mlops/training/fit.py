@@ -5,10 +5,9 @@
 # %% auto #0
 __all__ = ['MEMORY_SIGNS', 'build_trainer', 'logger_of', 'identity_of', 'resumable', 'trainer_options', 'quiet_lightning',
            'memory_errors', 'FitResult', 'fit_facts', 'use_threads', 'fit', 'learn', 'fit_together', 'write_order',
-           'write_result', 'read_result', 'restore', 'log_metrics', 'file_hash', 'register', 'record', 'finish']
+           'write_result', 'read_result', 'restore', 'log_metrics', 'register', 'record', 'finish']
 
 # %% ../../nbs/training/06_fit.ipynb #e8ca7fb3
-import hashlib
 import json
 import logging
 import shutil
@@ -31,6 +30,7 @@ from ..db.session import reading, writing
 from ..model.classifier import Classifier
 from ..model.freezing import Freezing
 from ..model.network import network_of
+from ..registry.integrity import file_hash
 from ..registry.pyfunc import weight_bytes
 from ..registry.registration import RegisteredModel, register_model
 from ..text import UserError, say
@@ -282,14 +282,6 @@ def log_metrics(
     values = [Metric(name, float(value), now, 0) for name, value in metrics.items()]
     MlflowClient(run.workspace.tracking_uri).log_batch(run.run_id, metrics=values)
     return metrics
-
-# %% ../../nbs/training/06_fit.ipynb #b6738ea7
-def file_hash(
-    path: Path,  # An existing file
-) -> str:  # SHA-256 as hexadecimal digits
-    "What tells whether two files are equal bit by bit."
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 # %% ../../nbs/training/06_fit.ipynb #66224c50
 def register(
