@@ -40,6 +40,7 @@ from classification_mlops.registry.card import model_card
 from classification_mlops.registry.contest import asked_answers, contest_of, gain_interval, mcnemar
 from classification_mlops.registry.integrity import file_hash
 from classification_mlops.registry.promotion import (
+    Decision,
     delete_version,
     family,
     make_champion,
@@ -58,6 +59,7 @@ from classification_mlops.registry.registration import (
     theme_experiment,
     use_tracking,
 )
+from classification_mlops.serving.parity import ask_version
 from classification_mlops.serving.server import ModelServer
 from classification_mlops.text import UsageError, UserError
 from classification_mlops.training.rivals import contest_page
@@ -132,7 +134,7 @@ def workspace(template, tmp_path, monkeypatch) -> Workspace:
 
 def crown(workspace: Workspace, version: int, **options):
     with reading(open_engine(workspace.database_url)) as session:
-        return make_champion(workspace, session, THEME, version, actor="ann", **options)
+        return make_champion(workspace, session, THEME, version, Decision("ann", **options), ask_version)
 
 
 def edit(workspace: Workspace, act) -> None:
@@ -180,7 +182,7 @@ def test_only_pictures_that_both_were_tested_with_count(workspace):
     second = train(workspace, wrong=2)
     with reading(open_engine(workspace.database_url)) as session:
         tests = [exam_of_model(session, model_of_run(session, one.run)) for one in (first, second)]
-        contest = contest_of(workspace, session, first.model, second.model)
+        contest = contest_of(workspace, session, first.model, second.model, ask_version)
     assert len(tests[0]) < len(tests[1])
     assert {one.sha256 for one in contest.pictures} == tests[0].keys() & tests[1].keys() == tests[0].keys()
 
@@ -188,7 +190,7 @@ def test_only_pictures_that_both_were_tested_with_count(workspace):
 def test_corrected_and_renamed_labels_are_those_of_today(workspace):
     first, second = train(workspace), train(workspace, wrong=2)
     with reading(open_engine(workspace.database_url)) as session:
-        contest = contest_of(workspace, session, first.model, second.model)
+        contest = contest_of(workspace, session, first.model, second.model, ask_version)
         lost = [contest.pictures[n] for n in contest.lost]
         called = [contest.answers[1][n] for n in contest.lost]
     assert len(lost) == 2 and not contest.won
@@ -200,7 +202,7 @@ def test_corrected_and_renamed_labels_are_those_of_today(workspace):
 
     edit(workspace, correct)
     with reading(open_engine(workspace.database_url)) as session:
-        contest = contest_of(workspace, session, first.model, second.model)
+        contest = contest_of(workspace, session, first.model, second.model, ask_version)
     assert (len(contest.lost), len(contest.won)) == (1, 1)
     assert "ok" not in {*contest.answers[0], *(one.label for one in contest.pictures)}
     assert "flawless" in contest.answers[0]
@@ -216,7 +218,7 @@ def test_what_was_not_stored_is_asked_of_the_packaged_model(workspace):
     kept = train(workspace, keep=False)
     with reading(open_engine(workspace.database_url)) as session:
         tests = list(exam_of_model(session, model_of_run(session, kept.run)).values())
-    answers = asked_answers(workspace, kept.model, tests)
+    answers = asked_answers(workspace, kept.model, tests, ask_version)
     files = [(workspace.root / one.image_path).read_bytes() for one in tests]
     expected = load_classifier(kept.weights.parent).classify(files).label.tolist()
     assert [answers[one.sha256] for one in tests] == expected
@@ -541,7 +543,7 @@ def test_a_page_shows_names_as_they_are_and_does_without_lost_files(workspace):
 
     edit(workspace, spoil)
     with reading(open_engine(workspace.database_url)) as session:
-        page = contest_page(workspace, contest_of(workspace, session, first.model, second.model))
+        page = contest_page(workspace, contest_of(workspace, session, first.model, second.model, ask_version))
     assert "<script" not in page and page.count("<figure") == 2
 
 

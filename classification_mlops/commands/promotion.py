@@ -134,12 +134,13 @@ def models_compare(
     from classification_mlops.db.session import reading
     from classification_mlops.registry.promotion import examine
     from classification_mlops.registry.registration import describe_version, find_version
+    from classification_mlops.serving.parity import ask_version
     from classification_mlops.training.rivals import contest_page
 
     workspace, engine = connect()
     old, new = (find_version(workspace, theme, version) for version in (first, second))
     with reading(engine) as session:
-        found = examine(workspace, session, new, old)
+        found = examine(workspace, session, new, old, ask_version)
     rows = differences([describe_version(workspace, theme, version) for version in (first, second)])
     facts = verdict(found) | {"differences": rows}
     shown = [row for row in rows if not re.match(r"test_(micro_|.*[.]|.*_(low|high)$)", row["what"])]
@@ -161,14 +162,16 @@ def models_promote(
 ) -> Answer:
     "Point an alias at a version; champion only after it was held against the present one."
     from classification_mlops.db.session import reading
-    from classification_mlops.registry.promotion import make_champion
+    from classification_mlops.registry.promotion import Decision, make_champion
     from classification_mlops.registry.registration import promote
+    from classification_mlops.serving.parity import ask_version
 
     workspace, engine = connect()
     facts, lines = {}, ""
     if alias == "champion":
         with reading(engine) as session:
-            facts = verdict(make_champion(workspace, session, theme, version, current_actor(), reason, force))
+            decision = Decision(current_actor(), reason, force)
+            facts = verdict(make_champion(workspace, session, theme, version, decision, ask_version))
         number, lines = facts["version"], verdict_lines(facts)
     else:
         number = promote(workspace, theme, version, alias, facts={"actor": current_actor(), "reason": reason})

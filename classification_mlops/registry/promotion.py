@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['family', 'Examination', 'examine', 'contest_objections', 'objections', 'present_champion', 'refuse_tampered',
-           'refuse_objections', 'make_champion', 'previous_champion', 'roll_back', 'refuse_needed', 'delete_version']
+           'Decision', 'refuse_objections', 'make_champion', 'previous_champion', 'roll_back', 'refuse_needed',
+           'delete_version']
 
 # %% ../../nbs/registry/05_promotion.ipynb #127fec2a
 import tempfile
@@ -21,7 +22,7 @@ from classification_mlops.db.models import (
     model_of_run,
 )
 from ..db.themes import get_theme
-from .contest import Contest, answers_of, contest_of, label_rows
+from .contest import Ask, Contest, answers_of, contest_of, label_rows
 from classification_mlops.registry.registration import (
     RegisteredModel,
     as_registered,
@@ -79,14 +80,15 @@ def examine(
     session: Session,
     model: RegisteredModel,
     champion: RegisteredModel | None,
+    ask: Ask,  # For answers that were not kept
 ) -> Examination:
     "Look at whatever could speak against a version."
     row = model_of_run(session, model.run_id)
     golden = golden_tests(session, get_theme(session, model.name))
     tests = exam_of_model(session, row) | {picture.sha256: picture for picture in golden}
     learnt, near = learnt_tests(session, list(tests.values()), family(workspace, model.run_id))
-    answers = answers_of(workspace, session, model, golden) if golden else []
-    contest = contest_of(workspace, session, champion, model) if champion else None
+    answers = answers_of(workspace, session, model, golden, ask) if golden else []
+    contest = contest_of(workspace, session, champion, model, ask) if champion else None
     return Examination(model, row is not None, learnt, near, golden, answers, contest)
 
 # %% ../../nbs/registry/05_promotion.ipynb #c2d010f1
@@ -147,21 +149,29 @@ def refuse_tampered(workspace: Workspace, model: RegisteredModel) -> None:
     with tempfile.TemporaryDirectory() as folder:
         download(workspace, model.name, model.version, Path(folder) / "model")
 
+# %% ../../nbs/registry/05_promotion.ipynb #c8dac678
+@dataclass(frozen=True)
+class Decision:
+    "Who wants a version to be champion, and why."
+
+    actor: str
+    reason: str = ""  # Kept with the version and in the history
+    force: bool = False  # Even if something speaks against it
+
 # %% ../../nbs/registry/05_promotion.ipynb #d0ccb969
 def refuse_objections(
     examination: Examination,
-    force: bool,
-    reason: str,  # Why it should become champion all the same
+    decision: Decision,
 ) -> list[str]:  # What was said against it
     "Refuse a version against which something speaks, unless somebody answers for it."
     model, said = examination.model, objections(examination)
-    if said and not force:
+    if said and not decision.force:
         message = (
             "version {version} of {theme} is not promoted: {reasons}; "
             "to do it all the same: --force --reason TEXT"
         )
         raise UserError(message, theme=model.name, version=model.version, reasons="; ".join(said))
-    if force and not reason.strip():
+    if decision.force and not decision.reason.strip():
         raise UsageError("--force needs a reason that others can read later: --force --reason TEXT")
     return said
 
@@ -171,21 +181,16 @@ def make_champion(
     session: Session,
     theme: str,
     version: str | int,  # A number or an alias
-    actor: str,
-    reason: str = "",  # Kept with the version and in the history
-    force: bool = False,  # Even if something speaks against it
+    decision: Decision,
+    ask: Ask,  # For answers that were not kept
 ) -> Examination:
     "Let a version be served from now on."
     model, (number, champion) = find_version(workspace, theme, version), present_champion(workspace, theme)
     refuse_tampered(workspace, model)
-    examination = examine(workspace, session, model, None if champion == model else champion)
-    against = refuse_objections(examination, force, reason)
-    facts = {
-        "actor": actor,
-        "reason": reason[:1000],
-        "forced": bool(against),
-        "against": "; ".join(against)[:2000],
-    }
+    examination = examine(workspace, session, model, None if champion == model else champion, ask)
+    against = refuse_objections(examination, decision)
+    facts = {"actor": decision.actor, "reason": decision.reason[:1000], "forced": bool(against)}
+    facts |= {"against": "; ".join(against)[:2000]}
     promote(workspace, theme, model.version, expected=number, facts=facts)
     client = use_tracking(workspace)
     with mlflow_errors():
