@@ -33,7 +33,7 @@ test: install  ## Every check and every test
 	$(BIN)/python tools/check_export.py
 	$(BIN)/python tools/readme.py --check
 	$(TEST_ENV) timeout 1200 $(BIN)/nbdev_test --n_workers 2 --timing
-	$(TEST_ENV) timeout 1400 $(BIN)/pytest -n 2
+	$(TEST_ENV) timeout 1500 $(BIN)/pytest -n 2
 
 lab: install  ## Open JupyterLab on this workspace
 	$(BIN)/jupyter lab

@@ -14,6 +14,7 @@ import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import psutil
 import pytest
 from packaged import LABELS, pictures, workspace_with_model
 
@@ -117,6 +118,8 @@ def test_a_server_that_dies_is_one_line_and_nothing_is_lost(served, many, tmp_pa
 
         def fatal(done):
             if done == 130:
+                for worker in psutil.Process(mortal.process.pid).children():
+                    worker.kill()
                 mortal.process.kill()
                 mortal.process.wait()
 

@@ -33,6 +33,7 @@ from classification_mlops.registry.registration import (
     theme_experiment,
     use_tracking,
 )
+from classification_mlops.serving.parity import TrialServer
 from classification_mlops.text import UserError
 from classification_mlops.training.run import refuse_unknown_names
 from classification_mlops.workspace import init_folders
@@ -81,11 +82,12 @@ def probabilities(answers: pd.DataFrame) -> np.ndarray:
     return np.array([list(row.values()) for row in answers.probabilities])
 
 
-def test_the_packaged_engine_passes_the_gate(registered):
+def test_the_packaged_engine_passes_the_gate(registered, tmp_path):
     _, _, model, plain = registered
     files = pictures(9)
     expected = probabilities(plain.classify(files))
-    assert parity_gate(model.uri, files, expected, 1e-4) <= 1e-4
+    answers = TrialServer("screws", tmp_path / "server.log").answers(model.uri, files)
+    assert parity_gate(answers, expected, 1e-4) <= 1e-4
 
 
 PROGRAM = """

@@ -254,3 +254,13 @@ def test_who_is_being_answered_is_answered_before_the_end(tmp_path):
         thread.join()
         server.process.wait(10)
         assert len(got) == 400 and time.monotonic() - start < 10
+
+
+def test_workers_do_not_outlive_their_supervisor(tmp_path):
+    workspace, *_ = workspace_with_model(tmp_path / "workspace", "screws")
+    with ModelServer(workspace, "screws") as server:
+        left = psutil.Process(server.process.pid).children()
+        assert left
+        server.process.kill()
+        _, alive = psutil.wait_procs(left, timeout=15)
+        assert not alive
