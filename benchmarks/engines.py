@@ -1,0 +1,143 @@
+"""Pictures per second of each engine behind the packaged classifier, against PyTorch.
+
+python benchmarks/engines.py FOLDER [--size 224 --architecture resnet18]
+
+FOLDER holds pictures in class folders. One network with random but settled weights is packaged three
+times; the engines take turns on the same preprocessed pictures in one process, each with as many threads,
+because a shared machine drifts. Ratios are medians over the turns. Decoding and preprocessing cost the same
+for all and are measured apart. Start and memory are those of a fresh process that loads the package and
+answers once.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+from time import perf_counter
+
+import numpy as np
+import torch
+from workspace import report
+
+from classification_mlops.config import parse_params
+from classification_mlops.model.network import network_of
+from classification_mlops.registry.pyfunc import (
+    load_classifier,
+    network_logits,
+    read_pixels,
+    write_model_folder,
+)
+
+ENGINES = ("torch", "onnxruntime", "openvino")
+TO_REACH = {"speed": 1.5, "difference": 1e-4}
+LOAD = """
+import json, sys, time
+start = time.perf_counter()
+from classification_mlops.registry.pyfunc import load_classifier
+classifier = load_classifier(sys.argv[1])
+classifier.classify([open(sys.argv[2], "rb").read()])
+seconds = time.perf_counter() - start
+peak = next(line for line in open("/proc/self/status") if line.startswith("VmHWM"))
+print(json.dumps([round(seconds, 2), int(peak.split()[1]) // 1024]))
+"""
+
+
+def parse_arguments():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path, help="pictures, one folder per class")
+    parser.add_argument("--pictures", type=int, default=64)
+    parser.add_argument("--size", type=int, default=224, help="side in pixels")
+    parser.add_argument("--architecture", default="resnet18")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--turns", type=int, default=5)
+    return parser.parse_args()
+
+
+def settled_network(params, images: np.ndarray):
+    "A network whose statistics fit the pictures, so that its answers differ."
+    network = network_of(params, 10).train()
+    with torch.no_grad():
+        for _ in range(3):
+            network(torch.from_numpy(images))
+    return network.eval()
+
+
+def packages(root: Path, arguments, files: list[bytes]) -> dict[str, Path]:
+    "One model folder per engine, all with the same weights."
+    image = {"size_px": arguments.size, "channels": 3}
+    sections = {"image": image, "model": {"architecture": arguments.architecture}}
+    plain = write_model_folder(
+        root / "first", network_of(parse_params(sections), 10), parse_params(sections), [], list("abcdefghij")
+    )
+    preprocess = load_classifier(plain).preprocess
+    images = np.stack([read_pixels(data, preprocess) for data in files[:16]])
+    network, made = settled_network(parse_params(sections), images), {}
+    for engine in ENGINES:
+        params = parse_params({**sections, "serving": {"engine": engine}})
+        made[engine] = write_model_folder(root / engine, network, params, [], list("abcdefghij"))
+    return made
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    powers = np.exp(logits - logits.max(1, keepdims=True))
+    return powers / powers.sum(1, keepdims=True)
+
+
+def fresh_start(folder: Path, picture: Path) -> tuple[float, int]:
+    "Seconds and peak MB of a new process until its first answer."
+    command = [sys.executable, "-c", LOAD, str(folder), str(picture)]
+    return json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout)
+
+
+def main() -> int:
+    arguments = parse_arguments()
+    os.environ["CMLOPS_THREADS"] = os.environ["OMP_NUM_THREADS"] = str(arguments.threads)
+    torch.set_num_threads(arguments.threads)
+    paths = sorted(path for path in arguments.folder.rglob("*") if path.is_file())
+    paths = paths[:: max(1, len(paths) // arguments.pictures)][: arguments.pictures]
+    files = [path.read_bytes() for path in paths]
+    with TemporaryDirectory() as root:
+        folders = packages(Path(root), arguments, files)
+        loaded = {engine: load_classifier(folder) for engine, folder in folders.items()}
+        clock = perf_counter()
+        read = (read_pixels(data, loaded["torch"].preprocess) for data in files)
+        bags = np.stack([bag for bag in read if not isinstance(bag, str)])
+        reading_s = perf_counter() - clock
+        scores = {engine: network_logits(found.network, bags) for engine, found in loaded.items()}
+        seconds = {engine: [] for engine in ENGINES}
+        for _ in range(arguments.turns):
+            for engine, found in loaded.items():
+                clock = perf_counter()
+                network_logits(found.network, bags)
+                seconds[engine].append(perf_counter() - clock)
+        starts = {engine: fresh_start(folder, paths[0]) for engine, folder in folders.items()}
+    speed = {
+        engine: median(t / own for t, own in zip(seconds["torch"], seconds[engine], strict=True))
+        for engine in ENGINES
+    }
+    truth = softmax(scores["torch"])
+    figures = {
+        "architecture": arguments.architecture,
+        "size_px": arguments.size,
+        "pictures": len(bags),
+        "threads": arguments.threads,
+        "images_per_s": {engine: round(len(bags) / median(seconds[engine]), 1) for engine in ENGINES},
+        "speed_against_torch": {engine: round(speed[engine], 2) for engine in ENGINES},
+        "largest_difference": {
+            engine: float(np.abs(softmax(scores[engine]) - truth).max()) for engine in ENGINES[1:]
+        },
+        "reading_images_per_s": round(len(bags) / reading_s, 1),
+        "start_s_and_peak_mb": starts,
+        "to_reach": TO_REACH,
+    }
+    report("engines", figures)
+    reached = all(speed[engine] >= TO_REACH["speed"] for engine in ENGINES[1:])
+    return int(not reached or max(figures["largest_difference"].values()) > TO_REACH["difference"])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
