@@ -4,9 +4,10 @@ python benchmarks/engines.py FOLDER [--size 224 --architecture resnet18]
 
 FOLDER holds pictures in class folders. One network with random but settled weights is packaged three
 times; the engines take turns on the same preprocessed pictures in one process, each with as many threads,
-because a shared machine drifts. Ratios are medians over the turns. Decoding and preprocessing cost the same
-for all and are measured apart. Start and memory are those of a fresh process that loads the package and
-answers once.
+because a shared machine drifts. Ratios are medians over the turns, for batches of several sizes: 64 is what
+the client sends and the packaged classifier takes at once, and not PyTorch's best size. So each engine at
+its best is held against PyTorch at its best, too. Decoding and preprocessing cost the same for all and are
+measured apart. Start and memory are those of a fresh process that loads the package and answers once.
 """
 
 import argparse
@@ -33,6 +34,7 @@ from classification_mlops.registry.pyfunc import (
 )
 
 ENGINES = ("torch", "onnxruntime", "openvino")
+BATCHES = (1, 16, 64)
 TO_REACH = {"speed": 1.5, "difference": 1e-4}
 LOAD = """
 import json, sys, time
@@ -87,6 +89,14 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     return powers / powers.sum(1, keepdims=True)
 
 
+def seconds_for(network, bags: np.ndarray, size: int) -> float:
+    "One pass over all pictures, so many at a time."
+    clock = perf_counter()
+    for start in range(0, len(bags), size):
+        network_logits(network, bags[start : start + size])
+    return perf_counter() - clock
+
+
 def fresh_start(folder: Path, picture: Path) -> tuple[float, int]:
     "Seconds and peak MB of a new process until its first answer."
     command = [sys.executable, "-c", LOAD, str(folder), str(picture)]
@@ -108,16 +118,22 @@ def main() -> int:
         bags = np.stack([bag for bag in read if not isinstance(bag, str)])
         reading_s = perf_counter() - clock
         scores = {engine: network_logits(found.network, bags) for engine, found in loaded.items()}
-        seconds = {engine: [] for engine in ENGINES}
+        seconds = {(engine, size): [] for engine in ENGINES for size in BATCHES}
         for _ in range(arguments.turns):
-            for engine, found in loaded.items():
-                clock = perf_counter()
-                network_logits(found.network, bags)
-                seconds[engine].append(perf_counter() - clock)
+            for engine, size in seconds:
+                seconds[engine, size].append(seconds_for(loaded[engine].network, bags, size))
         starts = {engine: fresh_start(folder, paths[0]) for engine, folder in folders.items()}
+    typical = {key: median(turns) for key, turns in seconds.items()}
+    best = {engine: min(typical[engine, size] for size in BATCHES) for engine in ENGINES}
     speed = {
-        engine: median(t / own for t, own in zip(seconds["torch"], seconds[engine], strict=True))
-        for engine in ENGINES
+        engine: {
+            size: round(
+                median(t / own for t, own in zip(seconds["torch", size], seconds[engine, size], strict=True)),
+                2,
+            )
+            for size in BATCHES
+        }
+        for engine in ENGINES[1:]
     }
     truth = softmax(scores["torch"])
     figures = {
@@ -125,8 +141,12 @@ def main() -> int:
         "size_px": arguments.size,
         "pictures": len(bags),
         "threads": arguments.threads,
-        "images_per_s": {engine: round(len(bags) / median(seconds[engine]), 1) for engine in ENGINES},
-        "speed_against_torch": {engine: round(speed[engine], 2) for engine in ENGINES},
+        "images_per_s_by_batch": {
+            engine: {size: round(len(bags) / typical[engine, size], 1) for size in BATCHES}
+            for engine in ENGINES
+        },
+        "speed_against_torch_by_batch": speed,
+        "best_against_best": {engine: round(best["torch"] / best[engine], 2) for engine in ENGINES[1:]},
         "largest_difference": {
             engine: float(np.abs(softmax(scores[engine]) - truth).max()) for engine in ENGINES[1:]
         },
@@ -135,7 +155,7 @@ def main() -> int:
         "to_reach": TO_REACH,
     }
     report("engines", figures)
-    reached = all(speed[engine] >= TO_REACH["speed"] for engine in ENGINES[1:])
+    reached = all(speed[engine][64] >= TO_REACH["speed"] for engine in ENGINES[1:])
     return int(not reached or max(figures["largest_difference"].values()) > TO_REACH["difference"])
 
 
