@@ -193,7 +193,7 @@ def test_two_devices_train(workspace):
     data = make_data(workspace, items=[])
     params = Params(image={"size_px": 16, "channels": 1})
     model = Classifier(network_of(params, 3), data.labels, params.loss, params.optimizer, params.scheduler)
-    two = dict(accelerator="cpu", devices=2, strategy="ddp_fork", use_distributed_sampler=False)
+    two = dict(accelerator="cpu", devices=2, strategy="ddp_spawn", use_distributed_sampler=False)
     trainer = pl.Trainer(max_epochs=1, callbacks=[Steps()], **two, **QUIET)
     trainer.fit(model, data)
     assert 0 < trainer.callback_metrics["valid_loss"] < 10
