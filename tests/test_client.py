@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import pairwise
 
 import psutil
 import pytest
@@ -206,6 +207,53 @@ def empty_files(folder):
     return folder
 
 
+def test_answers_of_another_theme_or_version_are_not_mixed(served, tmp_path):
+    workspace, server, _ = served
+    out, picture = tmp_path / "answers.csv", tmp_path / "新 😀\n.png"
+    picture.write_bytes(FILES[0])
+    line = ("predict", "ねじ", picture, "--url", server.url, "--out", out)
+    text, errors = cmlops(workspace, *line).communicate(timeout=60)
+    assert "1 answers written" in text, errors
+    mine = out.read_bytes()
+    assert [row["file"] for row in rows_of(out)] == [str(picture).replace("\n", "\\n")]
+    bolts = ("predict", "bolts", *line[2:])
+    refused(cmlops(workspace, *bolts), "holds answers of ねじ version 1, not of bolts version 1", 2)
+    assert out.read_bytes() == mine
+    out.write_bytes(mine.replace("ねじ,1".encode(), "ねじ,7".encode()))
+    assert out.read_bytes() != mine
+    other = out.read_bytes()
+    refused(cmlops(workspace, *line), "holds answers of ねじ version 7, not of ねじ version 1", 2)
+    assert out.read_bytes() == other
+
+
+def refused(process: subprocess.Popen, words: str, status: int) -> None:
+    "One line that says so, nothing else, and that exit status."
+    text, errors = process.communicate(timeout=60)
+    assert (process.returncode, text, errors.count("\n")) == (status, "", 1), errors
+    assert errors.startswith("cmlops: ") and words in errors
+
+
+def test_what_cannot_be_asked_is_one_line(served, tmp_path):
+    workspace, server, _ = served
+    (tmp_path / "none").mkdir()
+    (tmp_path / "list.csv").write_text("picture\na.png\n")
+    (tmp_path / "a.png").write_bytes(FILES[0])
+    with socket.create_server(("127.0.0.1", 0)) as gone:
+        nobody = f"127.0.0.1:{gone.getsockname()[1]}"
+    cases = [
+        (["none"], server.url, "there is no picture in none", 2),
+        (["absent"], server.url, "absent does not exist", 2),
+        (["list.csv"], server.url, "has no column path", 2),
+        (["a.png", "--out", "no/a.csv"], server.url, "no/a.csv cannot be written", 1),
+        (["a.png", "--out", "a.xlsx"], server.url, ".csv, .jsonl", 2),
+        (["a.png", "--out", "a.csv"], nobody, "no model server answers at " + nobody, 1),
+    ]
+    for arguments, url, words, status in cases:
+        process = cmlops(workspace, "predict", "ねじ", *arguments, "--url", url, cwd=tmp_path)
+        refused(process, words, status)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "list.csv", "none"]
+
+
 # Where pictures come from
 
 
@@ -295,6 +343,38 @@ class Busy(BaseHTTPRequestHandler):
 
     def log_message(self, *parts):
         pass
+
+
+class BusyTwice(BaseHTTPRequestHandler):
+    "A server that is busy twice and says for how long, and then answers."
+
+    def do_POST(self):
+        asked = self.server.asked
+        sent = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        asked.append((time.monotonic(), sent))
+        rows = [{"label": "ok"} for _ in sent["dataframe_split"]["data"]]
+        body = json.dumps({"predictions": rows}).encode()
+        self.send_response(503 if len(asked) < 3 else 200)
+        self.send_header("Retry-After", "0.4")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *parts):
+        pass
+
+
+def test_a_busy_server_is_asked_again_when_it_says():
+    with ThreadingHTTPServer(("127.0.0.1", 0), BusyTwice) as busy:
+        busy.asked = []
+        threading.Thread(target=busy.serve_forever, daemon=True).start()
+        with PredictionClient(f"127.0.0.1:{busy.server_port}") as client:
+            assert [row["label"] for row in client.predict(FILES)] == ["ok"] * len(FILES)
+        busy.shutdown()
+    (first, sent), *again = busy.asked
+    assert len(again) == 2 and all(body == sent for _, body in again)
+    times = [first, *(moment for moment, _ in again)]
+    assert all(0.4 <= later - earlier < 5 for earlier, later in pairwise(times))
 
 
 def test_patience_ends():

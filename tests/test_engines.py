@@ -15,6 +15,7 @@ import torch
 from packaged import CALIBRATION, LABELS, pictures
 
 from classification_mlops.config import Params, params_hash, parse_params, save_params
+from classification_mlops.demo import sample_workspace
 from classification_mlops.model.engines import (
     EXPORTED,
     ExportedNetwork,
@@ -35,6 +36,7 @@ from classification_mlops.registry.registration import (
 )
 from classification_mlops.serving.parity import TrialServer
 from classification_mlops.text import UserError
+from classification_mlops.training.jobs import run_training
 from classification_mlops.training.run import refuse_unknown_names
 from classification_mlops.workspace import init_folders
 
@@ -155,10 +157,12 @@ def test_every_kind_of_network_comes_along(sections, tmp_path):
     params = served_by("onnxruntime", **sections)
     network = network_of(params, 4).eval()
     export_network(network, params, tmp_path / EXPORTED)
-    expected = network(torch.from_numpy(example_bags(params, 7))).detach().numpy()
     for engine in ENGINES:
-        found = ExportedNetwork(tmp_path / EXPORTED, engine)(example_bags(params, 7))
-        assert np.abs(found - expected).max() < 1e-3 * max(1, np.abs(expected).max())
+        exported = ExportedNetwork(tmp_path / EXPORTED, engine)
+        for count in (1, 2, 9):
+            bags = example_bags(params, count)
+            expected = network(torch.from_numpy(bags)).detach().numpy()
+            assert np.abs(exported(bags) - expected).max() < 1e-5, (engine, count)
 
 
 def test_a_network_that_decides_is_refused_before_training():
@@ -198,6 +202,19 @@ def test_a_missing_package_is_one_line_with_the_remedy(monkeypatch, engine, pack
     text = f"needs the package {package}; pip install 'classification_mlops[{extra}]', or use engine: torch"
     assert text in str(caught.value)
     refuse_missing_engine("torch", exporting)
+
+
+def test_a_whole_training_ends_in_a_version_that_the_engine_runs(tmp_path):
+    workspace = sample_workspace(tmp_path)
+    quick = ["trainer.max_epochs=1", "model.architecture=timm/test_resnet"]
+    ran = run_training(workspace, "digits", ["serving.engine=onnxruntime", *quick])
+    metrics = use_tracking(workspace).get_run(ran.run_id).data.metrics
+    assert ran.status == "FINISHED" and ran.model_version == 1
+    assert metrics["parity_pictures"] > 3 and 0 <= metrics["parity_difference"] <= 1e-4
+    folder = download(workspace, "digits", 1, tmp_path / "downloaded")
+    (packaged,) = folder.rglob(EXPORTED)
+    network = load_classifier(packaged.parent).network
+    assert isinstance(network, ExportedNetwork) and network.engine == "onnxruntime"
 
 
 def test_what_is_only_exporting_is_not_needed_for_answering(monkeypatch):
