@@ -59,6 +59,12 @@ def parse_arguments():
     return parser.parse_args()
 
 
+def read_bags(files: list[bytes], preprocess) -> np.ndarray:
+    "The pictures that can be read, preprocessed."
+    read = (read_pixels(data, preprocess) for data in files)
+    return np.stack([bag for bag in read if not isinstance(bag, str)])
+
+
 def settled_network(params, images: np.ndarray):
     "A network whose statistics fit the pictures, so that its answers differ."
     network = network_of(params, 10).train()
@@ -75,8 +81,7 @@ def packages(root: Path, arguments, files: list[bytes]) -> dict[str, Path]:
     plain = write_model_folder(
         root / "first", network_of(parse_params(sections), 10), parse_params(sections), [], list("abcdefghij")
     )
-    preprocess = load_classifier(plain).preprocess
-    images = np.stack([read_pixels(data, preprocess) for data in files[:16]])
+    images = read_bags(files[:16], load_classifier(plain).preprocess)
     network, made = settled_network(parse_params(sections), images), {}
     for engine in ENGINES:
         params = parse_params({**sections, "serving": {"engine": engine}})
@@ -114,8 +119,7 @@ def main() -> int:
         folders = packages(Path(root), arguments, files)
         loaded = {engine: load_classifier(folder) for engine, folder in folders.items()}
         clock = perf_counter()
-        read = (read_pixels(data, loaded["torch"].preprocess) for data in files)
-        bags = np.stack([bag for bag in read if not isinstance(bag, str)])
+        bags = read_bags(files, loaded["torch"].preprocess)
         reading_s = perf_counter() - clock
         scores = {engine: network_logits(found.network, bags) for engine, found in loaded.items()}
         seconds = {(engine, size): [] for engine in ENGINES for size in BATCHES}
