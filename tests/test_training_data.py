@@ -180,25 +180,6 @@ def test_devices_share_an_epoch(ranks, count):
     assert {number for part in parts for number, _ in part} == set(range(count))
 
 
-class Steps(pl.Callback):
-    "Runs in each process of a distributed training."
-
-    def on_train_end(self, trainer, module):
-        assert trainer.world_size == 2
-        assert trainer.global_step == 3  # 36 of the 72 pictures each, 16 at a time
-
-
-@pytest.mark.slow
-def test_two_devices_train(workspace):
-    data = make_data(workspace, items=[])
-    params = Params(image={"size_px": 16, "channels": 1})
-    model = Classifier(network_of(params, 3), data.labels, params.loss, params.optimizer, params.scheduler)
-    two = dict(accelerator="cpu", devices=2, strategy="ddp_spawn", use_distributed_sampler=False)
-    trainer = pl.Trainer(max_epochs=1, callbacks=[Steps()], **two, **QUIET)
-    trainer.fit(model, data)
-    assert 0 < trainer.callback_metrics["valid_loss"] < 10
-
-
 @pytest.mark.parametrize("precision", ["bf16-mixed", "64-true"])
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
 def test_other_precisions(workspace, precision, optimizer):
