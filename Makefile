@@ -15,11 +15,12 @@ help:  ## Show this list
 
 install: .venv/.installed  ## Create .venv with the tested versions
 
-.venv/.installed: settings.ini setup.py pyproject.toml constraints.txt
+.venv/.installed: settings.ini setup.py pyproject.toml constraints.txt frontend/package-lock.json $(wildcard frontend/src/*)
 	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 is needed: install python3.11, or say make PYTHON=/path/to/python3.11"; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] < (3, 11))' || { echo "$(PYTHON) is older than Python 3.11"; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv || { echo "The venv module is missing: on Debian or Ubuntu, apt-get install python3.11-venv"; exit 1; }
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev,postgres,s3,web]' -c constraints.txt
+	$(BIN)/python tools/frontend.py
 	@if git rev-parse --git-dir >/dev/null 2>&1; then $(BIN)/nbdev_install_hooks; fi
 	@touch $@
 

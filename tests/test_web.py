@@ -19,6 +19,7 @@ from starlette.testclient import TestClient
 from starlette.websockets import WebSocketDisconnect
 
 from classification_mlops.db.labels import add_label, list_labels
+from classification_mlops.db.roles import MAY
 from classification_mlops.db.schema import Job, LabelEvent, SignInFailure, TrainData, UserSession, utc_now
 from classification_mlops.db.session import open_engine, reading, writing
 from classification_mlops.db.signin import IDLE, LONGEST_SESSION, make_token, secret_key
@@ -27,7 +28,7 @@ from classification_mlops.db.users import add_user, disable_user, set_password, 
 from classification_mlops.demo import sample_workspace
 from classification_mlops.web.app import create_app
 from classification_mlops.web.guard import COOKIE, HEADERS
-from classification_mlops.web.permissions import MAY, TABLE, names_of
+from classification_mlops.web.permissions import TABLE, names_of
 from classification_mlops.workspace import Workspace
 
 PASSWORD = "tea kettle orbit"

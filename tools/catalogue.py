@@ -1,7 +1,8 @@
 """Collect every sentence the package says, and keep the translations complete.
 
 A sentence is the literal first argument of `say`, `to_say`, `UserError` and its subclasses, or the
-description or unit of a configuration field, in modules and in page templates.
+description or unit of a configuration field, in modules and in page templates, or what a screen says by
+`t("…")`.
 `python tools/catalogue.py` adds what is missing to each catalogue, with an empty translation, and says how
 many there are.
 """
@@ -15,6 +16,8 @@ from babel.messages.catalog import Catalog
 from babel.messages.pofile import read_po, write_po
 from jinja2 import Environment
 from jinja2.ext import extract_from_ast
+
+from classification_mlops.ui.screen import sentences_of
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "classification_mlops"
@@ -111,6 +114,9 @@ def sentences() -> dict[str, list[str]]:
             template = said[0] if isinstance(said, tuple) else said  # A tuple where there are values
             if template:
                 found.setdefault(template, []).append(f"{path.relative_to(ROOT)}:{line}")
+    for path in sorted((PACKAGE / "ui" / "static").glob("*.js")):
+        for template in sentences_of(path.read_text("utf-8")):
+            found.setdefault(template, []).append(f"{path.relative_to(ROOT)}:1")
     return found
 
 

@@ -14,6 +14,7 @@ from sqlalchemy import Engine
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
+from ..db.roles import Forbidden, may
 from classification_mlops.db.schema import (
     Job,
     Label,
@@ -29,7 +30,7 @@ from ..db.session import writing
 from ..db.users import disable_user, set_role
 from ..text import language
 from .pages import page
-from .permissions import TABLE, Forbidden, may
+from .permissions import TABLE
 
 # %% ../../nbs/web/07_admin.ipynb #c020b8b7
 class OurDoor(AuthenticationBackend):
