@@ -8,7 +8,7 @@ export NO_ALBUMENTATIONS_UPDATE ?= 1
 TEST_ENV := OMP_NUM_THREADS=1 CMLOPS_LANG=en PYTHONHASHSEED=0
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lab web prepare format check notebooks edit back new run
+.PHONY: help browser install demo test lab web prepare format check notebooks edit back new run
 
 help:  ## Show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -27,7 +27,12 @@ install: .venv/.installed  ## Create .venv with the tested versions
 demo: install  ## Real pictures become a registered, served classifier
 	$(BIN)/cmlops demo
 
-test: install  ## Every check and every test
+# Screens are tested in a real browser; Debian's package brings one where the machine has none.
+browser:
+	@command -v chromium >/dev/null || { apt-get update -qq && apt-get install -y -qq chromium fonts-noto-cjk; } >/dev/null 2>&1 \
+		|| { echo "Chromium is needed to test the screens: on Debian or Ubuntu, apt-get install chromium fonts-noto-cjk"; exit 1; }
+
+test: install browser  ## Every check and every test
 	$(BIN)/python tools/check_notebooks.py
 	$(BIN)/ruff check nbs classification_mlops tests tools benchmarks setup.py
 	$(BIN)/ruff format --check nbs tests tools benchmarks setup.py
@@ -50,7 +55,7 @@ format:
 	$(BIN)/ruff check classification_mlops
 	$(BIN)/python tools/check_notebooks.py
 
-prepare: install format  ## Everything a commit needs, in order
+prepare: install browser format  ## Everything a commit needs, in order
 	$(BIN)/python tools/readme.py
 	$(TEST_ENV) $(BIN)/nbdev_test --n_workers 2
 	$(TEST_ENV) $(BIN)/pytest -n 2
