@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import httpx
 from playwright.sync_api import Browser, Page, sync_playwright
@@ -54,14 +55,14 @@ def served(workspace: Workspace, workers: int = 1, port: int | None = None) -> I
         server = subprocess.Popen(command, cwd=workspace.root, env=variables, stdout=file, stderr=file)
     url = f"http://127.0.0.1:{port}"
     try:
-        wait_until_ready(server, url)
+        wait_until_ready(server, url, log)
         yield url
     finally:
         server.terminate()
         server.wait(30)
 
 
-def wait_until_ready(server: subprocess.Popen, url: str):
+def wait_until_ready(server: subprocess.Popen, url: str, log: Path):
     "Until the server answers."
     end = time.monotonic() + START_S
     while time.monotonic() < end and server.poll() is None:
@@ -70,7 +71,7 @@ def wait_until_ready(server: subprocess.Popen, url: str):
                 return
         except httpx.TransportError:
             time.sleep(0.05)
-    raise AssertionError("the server did not start")
+    raise AssertionError(f"the server did not start: {log.read_text()[-2000:]}")
 
 
 @contextmanager

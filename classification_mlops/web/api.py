@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['Here', 'Number', 'STATUS', 'Text', 'Name', 'place_of', 'NotFound', 'theme_of', 'label_of', 'told_error', 'told_form',
-           'told_status', 'Strict', 'NewTheme', 'theme_create', 'shown_label', 'ThemeChange', 'theme_update',
-           'NewLabel', 'label_create', 'LabelChange', 'label_change', 'label_delete', 'LabelUpdate', 'label_update',
-           'refuse_other_pictures', 'image_of', 'image_delete', 'SplitWish', 'split', 'theme_statistics', 'Config',
-           'config_save']
+           'told_status', 'Strict', 'LabelShown', 'ThemeShown', 'ThemeCreated', 'SplitDone', 'Statistics', 'NewTheme',
+           'theme_create', 'shown_label', 'ThemeChange', 'theme_update', 'NewLabel', 'label_create', 'LabelChange',
+           'label_change', 'label_delete', 'LabelUpdate', 'label_update', 'refuse_other_pictures', 'image_of',
+           'image_delete', 'SplitWish', 'split', 'theme_statistics', 'Config', 'config_save']
 
 # %% ../../nbs/web/03_api.ipynb #5a52a271
 from typing import Annotated
@@ -17,6 +17,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy.orm import Session
+from typing_extensions import TypedDict
 
 from ..config import parse_augmentations, parse_params, save_augmentations, save_params
 from classification_mlops.db.labels import (
@@ -111,6 +112,50 @@ class Strict(BaseModel):
 Text = Annotated[str, Field(max_length=10_000)]
 Name = Annotated[str, Field(max_length=1000)]  # How long it may be is the database room's rule
 
+# %% ../../nbs/web/03_api.ipynb #f08488c6
+class LabelShown(TypedDict):
+    "A label as the API tells it."
+
+    id: int
+    name: str
+    position: int
+    color: str
+
+
+class ThemeShown(TypedDict):
+    "A theme as the API tells it."
+
+    id: int
+    name: str
+    description: str
+
+# %% ../../nbs/web/03_api.ipynb #e1444871
+class ThemeCreated(TypedDict):
+    "A new theme."
+
+    id: int
+    name: str
+    labels: list[LabelShown]
+
+
+class SplitDone(TypedDict):
+    "What a split has done: how many pictures were new, and how many lie where now."
+
+    new: int
+    counts: dict[str, int]
+
+
+class Statistics(TypedDict):
+    "The figures of a theme."
+
+    theme: str
+    pictures: int
+    labeled: int
+    unlabeled: int
+    labels: int
+    splits: dict[str, int]
+    per_label: dict[str, dict[str, int]]
+
 # %% ../../nbs/web/03_api.ipynb #10247352
 class NewTheme(Strict):
     "A theme to be."
@@ -121,7 +166,7 @@ class NewTheme(Strict):
 
 # %% ../../nbs/web/03_api.ipynb #b191d112
 @route("POST /api/theme/create/", status_code=201)
-def theme_create(here: Here, body: NewTheme) -> dict:
+def theme_create(here: Here, body: NewTheme) -> ThemeCreated:
     "Create a theme and its first labels."
     with writing(here.engine) as session:
         theme = create_theme(session, body.name, body.description)
@@ -129,7 +174,7 @@ def theme_create(here: Here, body: NewTheme) -> dict:
         return {"id": theme.id, "name": theme.name, "labels": [shown_label(label) for label in labels]}
 
 # %% ../../nbs/web/03_api.ipynb #77a41a28
-def shown_label(label: Label) -> dict:
+def shown_label(label: Label) -> LabelShown:
     "A label as the API tells it."
     return {"id": label.id, "name": label.label_name, "position": label.position, "color": label.color}
 
@@ -142,7 +187,7 @@ class ThemeChange(Strict):
 
 # %% ../../nbs/web/03_api.ipynb #cea60f37
 @route("PUT /api/theme/{theme_id}/")
-def theme_update(here: Here, theme_id: Number, body: ThemeChange) -> dict:
+def theme_update(here: Here, theme_id: Number, body: ThemeChange) -> ThemeShown:
     "Rename or describe a theme."
     from classification_mlops.web.programs import cmlops
 
@@ -164,7 +209,7 @@ class NewLabel(Strict):
 
 # %% ../../nbs/web/03_api.ipynb #27b069f9
 @route("POST /api/theme/{theme_id}/labels/", status_code=201)
-def label_create(here: Here, theme_id: Number, body: NewLabel) -> dict:
+def label_create(here: Here, theme_id: Number, body: NewLabel) -> LabelShown:
     "Add a label at the end."
     with writing(here.engine) as session:
         return shown_label(add_label(session, theme_of(session, theme_id), body.name))
@@ -179,7 +224,7 @@ class LabelChange(Strict):
 
 # %% ../../nbs/web/03_api.ipynb #9cdbb7af
 @route("PUT /api/theme/{theme_id}/labels/{label_id}/")
-def label_change(here: Here, theme_id: Number, label_id: Number, body: LabelChange) -> dict:
+def label_change(here: Here, theme_id: Number, label_id: Number, body: LabelChange) -> LabelShown:
     "Rename, color or move a label."
     with writing(here.engine) as session:
         theme = theme_of(session, theme_id)
@@ -194,7 +239,7 @@ def label_change(here: Here, theme_id: Number, label_id: Number, body: LabelChan
 
 # %% ../../nbs/web/03_api.ipynb #0b5c14b2
 @route("DELETE /api/theme/{theme_id}/labels/{label_id}/")
-def label_delete(here: Here, theme_id: Number, label_id: Number, unlabel: bool = False) -> dict:
+def label_delete(here: Here, theme_id: Number, label_id: Number, unlabel: bool = False) -> dict[str, int]:
     "Delete a label; pictures that carry it lose it only if `unlabel` is said."
     with writing(here.engine) as session:
         theme = theme_of(session, theme_id)
@@ -210,7 +255,7 @@ class LabelUpdate(Strict):
 
 # %% ../../nbs/web/03_api.ipynb #8fa35785
 @route("POST /api/theme/{theme_id}/label/update/")
-def label_update(here: Here, theme_id: Number, body: LabelUpdate) -> dict:
+def label_update(here: Here, theme_id: Number, body: LabelUpdate) -> dict[str, int]:
     "Say what pictures show, in the name of whoever asks."
     source = "api" if here.visitor.is_machine else "human"
     with writing(here.engine) as session:
@@ -238,7 +283,7 @@ def image_of(session: Session, theme: Theme | None, number: int) -> TrainData:
 
 # %% ../../nbs/web/03_api.ipynb #884d36b4
 @route("DELETE /api/theme/{theme_id}/images/{image_id}/")
-def image_delete(here: Here, theme_id: Number, image_id: Number) -> dict:
+def image_delete(here: Here, theme_id: Number, image_id: Number) -> dict[str, int]:
     "Delete a picture from screens and later trainings; its row stays for the models that saw it."
     with writing(here.engine) as session:
         theme = theme_of(session, theme_id)
@@ -254,7 +299,7 @@ class SplitWish(Strict):
 
 # %% ../../nbs/web/03_api.ipynb #31b14464
 @route("POST /api/theme/{theme_id}/split/")
-def split(here: Here, theme_id: Number, body: SplitWish) -> dict:
+def split(here: Here, theme_id: Number, body: SplitWish) -> SplitDone:
     "Split what is new; what has a split keeps it."
     from classification_mlops.config import load_params, parse_ratios
 
@@ -269,7 +314,7 @@ def split(here: Here, theme_id: Number, body: SplitWish) -> dict:
 
 # %% ../../nbs/web/03_api.ipynb #1d1f750b
 @route("GET /api/theme/{theme_id}/statistics/")
-def theme_statistics(here: Here, theme_id: Number) -> dict:
+def theme_statistics(here: Here, theme_id: Number) -> Statistics:
     "How many pictures there are, by label and split."
     with reading(here.engine) as session:
         theme = theme_of(session, theme_id)
