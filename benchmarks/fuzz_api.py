@@ -3,14 +3,12 @@
 python benchmarks/fuzz_api.py [--cases 10000]
 
 A server of two processes over a small workspace is asked what its own description (OpenAPI) allows, and much
-that it does not allow, by schemathesis. To be found: nothing. An answer of 500 or above, a status or a body that
-the description does not know, and another type of content each count as a failure. Only the beginning of
-trainings is left out: it would start programs.
+that it does not allow, by schemathesis. To be found: nothing. An answer of 500 or above, a status or a body
+that the description does not know, and another type of content each count as a failure. Only the beginning
+of trainings is left out: it would start programs.
 """
 
 import argparse
-import json
-import os
 import re
 import subprocess
 import sys

@@ -17,6 +17,7 @@ from anyio import to_thread
 from fastapi import FastAPI, Request, WebSocket
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.middleware.gzip import GZipMiddleware
 from starlette.responses import Response
 from starlette.staticfiles import StaticFiles
 
@@ -139,6 +140,6 @@ def create_app(
     app.add_api_websocket_route("/ws/{page}", page_socket)
     host.install()
     host.preload(*all_screens())
-    app.mount("/static", StaticFiles(directory=STATIC))
+    app.mount("/static", GZipMiddleware(StaticFiles(directory=STATIC)))
     add_admin(app, engine)
     return Guard(app, app.state.find)

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SAFE', 'HEADERS', 'LARGEST_BODY', 'LARGEST_UPLOAD', 'COOKIE', 'PUBLIC', 'Refusal', 'known_hosts', 'is_known_host',
-           'changes_something', 'is_ours', 'local_path', 'with_headers', 'limited', 'largest_body', 'declared_size',
-           'wanted_language', 'key_of', 'refuse_origin', 'Guard', 'turn_away']
+           'changes_something', 'is_ours', 'local_path', 'how_long', 'with_headers', 'limited', 'largest_body',
+           'declared_size', 'wanted_language', 'key_of', 'refuse_origin', 'Guard', 'turn_away']
 
 # %% ../../nbs/web/01_guard.ipynb #60565c77
 import ipaddress
@@ -99,6 +99,13 @@ HEADERS = {
     "Permissions-Policy": "camera=(), microphone=(), geolocation=()",
 }
 
+# %% ../../nbs/web/01_guard.ipynb #36e02bb2
+def how_long(scope: dict) -> str:  # As the header `Cache-Control` says it
+    "How long an answer may be kept."
+    if not scope["path"].startswith("/static/"):
+        return "no-store"
+    return "public, max-age=31536000, immutable" if scope["query_string"].startswith(b"v=") else "no-cache"
+
 # %% ../../nbs/web/01_guard.ipynb #3c0a9f7c
 def with_headers(scope: dict, send: Callable) -> Callable:
     "Add to every answer what browsers should hold to; private answers are not kept on the way."
@@ -108,7 +115,7 @@ def with_headers(scope: dict, send: Callable) -> Callable:
             headers = MutableHeaders(scope=message)
             for name, value in HEADERS.items():
                 headers.setdefault(name, value)
-            headers.setdefault("Cache-Control", "no-store")
+            headers.setdefault("Cache-Control", how_long(scope))
             if scope["path"].startswith("/admin"):
                 policy = headers["Content-Security-Policy"]
                 headers["Content-Security-Policy"] = policy.replace(
