@@ -194,6 +194,7 @@ def test_everything_that_was_examined_is_kept_with_the_run(trained):
     client = MlflowClient(workspace.tracking_uri)
     kept = {item.path for item in client.list_artifacts(run.run_id, "evaluation")}
     files = {"metrics.json", "class_scores.csv", "predictions.parquet", "charts", "heat"}
+    files |= {"learning.json", "reliability.json", "explained.json"}
     assert kept == {f"evaluation/{name}" for name in files}
     charts = {item.path.split("/")[-1] for item in client.list_artifacts(run.run_id, "evaluation/charts")}
     assert {"confusion.png", "costs.png", "patches.png", "heat.png", "coverage.png"} <= charts

@@ -6,6 +6,7 @@
 __all__ = ['telling_pictures', 'Explanation', 'explain', 'framed', 'write_explanations']
 
 # %% ../../nbs/training/13_explain.ipynb #2dddb119
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,7 +103,7 @@ def write_explanations(
     folder: Path,  # `evaluation` of the run
     explanations: Sequence[Explanation],
 ) -> list[Explanation]:  # The same
-    "Keep every explained picture as a PNG in `heat`."
+    "Keep every explained picture as a PNG in `heat`, and what was said about it."
     for n, item in enumerate(explanations):
         kind = "right" if item.label == item.answer else "wrong"
         pixels = item.pixels.repeat(3, axis=2) if item.pixels.shape[2] == 1 else item.pixels
@@ -111,4 +112,9 @@ def write_explanations(
         (folder / "heat").mkdir(parents=True, exist_ok=True)
         beside = np.concatenate([pixels, shown], axis=1)
         write_atomically(folder / "heat" / f"{n:02}_{kind}.png", png_bytes(beside, side_px=512))
+    facts = [
+        {name: getattr(item, name) for name in ("label", "answer", "confidence")} for item in explanations
+    ]
+    if facts:
+        write_atomically(folder / "explained.json", json.dumps(facts, ensure_ascii=False))
     return list(explanations)

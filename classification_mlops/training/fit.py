@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['MEMORY_SIGNS', 'build_trainer', 'logger_of', 'identity_of', 'resumable', 'trainer_options', 'quiet_lightning',
-           'memory_errors', 'FitResult', 'fit_facts', 'use_threads', 'fit', 'learn', 'fit_together', 'write_order',
-           'write_result', 'read_result', 'restore', 'log_metrics', 'register', 'record', 'finish']
+           'memory_errors', 'FitResult', 'fit_facts', 'keep_learning', 'use_threads', 'fit', 'learn', 'fit_together',
+           'write_order', 'write_result', 'read_result', 'restore', 'log_metrics', 'register', 'record', 'finish']
 
 # %% ../../nbs/training/06_fit.ipynb #e8ca7fb3
 import json
@@ -46,6 +46,7 @@ from .material import theme_now
 from .processes import is_rank, process_count, run_together, strategy_of
 from .run import TrainingRun, end_run
 from ..vision.datamodule import ImageDataModule
+from ..yaml import write_atomically
 
 # %% ../../nbs/training/06_fit.ipynb #fe3f3643
 def build_trainer(
@@ -160,6 +161,17 @@ def fit_facts(fitted: FitResult) -> dict[str, str]:
         say("loss on valid"): f"{best['valid_loss']:.3f}",
         say("training time"): f"{timedelta(seconds=round(fitted.seconds))}",
     }
+
+# %% ../../nbs/training/06_fit.ipynb #bd935824
+def keep_learning(
+    folder: Path,  # `evaluation` of the run
+    fitted: FitResult,
+) -> FitResult:  # The same
+    "Write down how the training went, epoch by epoch."
+    facts = {name: value for name, value in vars(fitted).items() if name != "network"}
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(folder / "learning.json", json.dumps(facts))
+    return fitted
 
 # %% ../../nbs/training/06_fit.ipynb #4bc283ac
 def use_threads(params: Params) -> None:

@@ -5,17 +5,19 @@
 # %% auto #0
 __all__ = ['BLUE', 'ORANGE', 'GREEN', 'RED', 'GREY', 'SPLIT_COLORS', 'CJK_FONTS', 'SHOWN_DPI', 'SHARPNESS', 'figure_fonts',
            'known_characters', 'drawable', 'house_style', 'encodings', 'encoded', 'picture', 'shortened', 'split_chart',
-           'pixels_of', 'batch_sheet', 'draw_curve', 'learning_curves', 'reliability', 'reliability_chart',
-           'confusion_chart', 'mistakes_sheet', 'cell', 'table', 'fact_table', 'params_table', 'compact', 'class_table',
-           'serving_card']
+           'pixels_of', 'batch_sheet', 'draw_curve', 'learning_curves', 'reliability', 'reliability_points',
+           'write_reliability', 'reliability_chart', 'confusion_chart', 'mistakes_sheet', 'cell', 'table', 'fact_table',
+           'params_table', 'compact', 'class_table', 'serving_card']
 
 # %% ../../nbs/training/12_report.ipynb #67102c18
+import json
 from collections.abc import Callable, Sequence
 from contextvars import copy_context
 from functools import cache, wraps
 from html import escape
 from io import BytesIO
 from itertools import accumulate
+from pathlib import Path
 from shlex import quote
 
 import numpy as np
@@ -28,6 +30,7 @@ from PIL import Image
 
 from ..model.calibration import wilson_bounds
 from ..text import language, one_line, say, set_language
+from ..yaml import write_atomically
 
 # %% ../../nbs/training/12_report.ipynb #62b7c600
 BLUE, ORANGE, GREEN, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#999999"
@@ -257,6 +260,38 @@ def reliability(
     return np.array([(confidence[g].mean(), right[g].mean(), len(g)) for g in groups if len(g)]).reshape(
         -1, 3
     )
+
+# %% ../../nbs/training/12_report.ipynb #48c3332d
+def reliability_points(
+    probabilities: np.ndarray,  # (pictures, classes)
+    targets: np.ndarray,  # True class of every picture
+) -> list[list[float]]:  # Mean confidence, accuracy, its bounds, and pictures of each group
+    "Accuracy by confidence, with intervals."
+    points = reliability(probabilities.max(1), probabilities.argmax(1) == targets)
+    low, high = wilson_bounds(points[:, 1], points[:, 2])
+    return np.column_stack([points[:, :2], low, high, points[:, 2]]).round(6).tolist()
+
+
+def write_reliability(
+    folder: Path,  # `evaluation` of the run
+    before: np.ndarray,  # (pictures, classes) probabilities as the network gives them
+    after: np.ndarray,  # The same, with the temperature
+    targets: np.ndarray,  # True class of every picture
+    accept_confidence: float,
+) -> None:
+    "Write down how confidence and accuracy go together."
+    right, confidence = after.argmax(1) == targets, after.max(1)
+    edges = np.linspace(0, 1, 21)
+    counts = {
+        name: np.histogram(confidence[own], edges)[0].tolist()
+        for name, own in (("right", right), ("wrong", ~right))
+    }
+    points = {
+        name: reliability_points(values, targets) for name, values in (("before", before), ("after", after))
+    }
+    facts = points | counts | {"accept_confidence": accept_confidence}
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(folder / "reliability.json", json.dumps(facts))
 
 # %% ../../nbs/training/12_report.ipynb #681c47fc
 @picture

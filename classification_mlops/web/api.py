@@ -189,7 +189,7 @@ class ThemeChange(Strict):
 @route("PUT /api/theme/{theme_id}/")
 def theme_update(here: Here, theme_id: Number, body: ThemeChange) -> ThemeShown:
     "Rename or describe a theme."
-    from classification_mlops.web.programs import cmlops
+    from classification_mlops.ui.programs import cmlops
 
     with reading(here.engine) as session:
         name = theme_of(session, theme_id).name

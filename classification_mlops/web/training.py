@@ -20,9 +20,9 @@ from ..db.models import model_of_run
 from ..db.owners import mark_interrupted
 from ..db.schema import Job, Theme
 from ..db.session import reading
+from ..ui.programs import cmlops
 from .api import Here, Name, NotFound, Number, Strict, theme_of
 from .permissions import route
-from .programs import cmlops
 from ..workspace import Workspace
 
 # %% ../../nbs/web/05_training.ipynb #fa9f06be
