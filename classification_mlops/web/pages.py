@@ -37,13 +37,14 @@ from classification_mlops.db.signin import (
 )
 from ..db.tallies import kept_counts
 from ..db.users import get_user
+from ..registry.tracking import champions
 from ..text import LANGUAGES, UsageError, UserError, language, say, to_say
 from .api import Here, NotFound, Number, Place, theme_of
 from .guard import COOKIE, local_path
 from .host import kick
 from .permissions import route
 from .screens import SCREENS, title_of
-from .training import RUN_ID, champions
+from .training import RUN_ID
 
 # %% ../../nbs/web/06_pages.ipynb #d1b1dc75
 STATIC = Path(classification_mlops.__file__).parent / "web" / "static"

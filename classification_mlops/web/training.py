@@ -4,15 +4,14 @@
 
 # %% auto #0
 __all__ = ['RUN_ID', 'RunId', 'TrainingWish', 'training_start', 'shown_job', 'job_of', 'training_progress', 'training_history',
-           'ask_tracking', 'run_metrics', 'champions', 'training_result']
+           'training_result']
 
 # %% ../../nbs/web/05_training.ipynb #4048d0d3
 import re
 from typing import Annotated
 
 from pydantic import Field
-from sqlalchemy import create_engine, select, text
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from ..db.jobs import list_jobs
@@ -20,10 +19,10 @@ from ..db.models import model_of_run
 from ..db.owners import mark_interrupted
 from ..db.schema import Job, Theme
 from ..db.session import reading
+from ..registry.tracking import run_metrics
 from ..ui.programs import cmlops
 from .api import Here, Name, NotFound, Number, Strict, theme_of
 from .permissions import route
-from ..workspace import Workspace
 
 # %% ../../nbs/web/05_training.ipynb #fa9f06be
 class TrainingWish(Strict):
@@ -79,38 +78,6 @@ def training_history(
     mark_interrupted(here.engine)
     with reading(here.engine) as session:
         return [shown_job(job) for job in list_jobs(session, theme_of(session, theme_id), limit)]
-
-# %% ../../nbs/web/05_training.ipynb #357e6fbb
-def ask_tracking(
-    workspace: Workspace,
-    question: str,  # SQL on MLflow's tables
-    **values,
-) -> list:  # Rows; empty where there is no database to ask
-    "Read from MLflow's database."
-    address = workspace.tracking_uri
-    file = re.sub("^sqlite:///", "", address) if address.startswith("sqlite:///") else None
-    if "://" not in address or address.startswith("http") or (file and not (workspace.root / file).exists()):
-        return []
-    engine = create_engine(address)
-    try:
-        with engine.connect() as connection:
-            return connection.execute(text(question), values).all()
-    except SQLAlchemyError:  # MLflow has not made its tables yet
-        return []
-    finally:
-        engine.dispose()
-
-# %% ../../nbs/web/05_training.ipynb #574dc00d
-def run_metrics(workspace: Workspace, run_id: str) -> dict[str, float]:
-    "The last value of each metric of a run."
-    question = "SELECT key, value FROM latest_metrics WHERE run_uuid = :run AND NOT is_nan ORDER BY key"
-    return dict(map(tuple, ask_tracking(workspace, question, run=run_id)))
-
-# %% ../../nbs/web/05_training.ipynb #34dae370
-def champions(workspace: Workspace) -> dict[str, int]:  # Version by name of the theme
-    "Which model of each theme is served."
-    question = "SELECT name, version FROM registered_model_aliases WHERE alias = 'champion'"
-    return {name: int(version) for name, version in ask_tracking(workspace, question)}
 
 # %% ../../nbs/web/05_training.ipynb #3a12b3d4
 @route("GET /api/theme/{theme_id}/training/result/{run_id}/")
