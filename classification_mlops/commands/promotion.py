@@ -159,15 +159,22 @@ def models_promote(
         bool, typer.Option("--force", help=say("Even if something speaks against it; needs --reason."))
     ] = False,
     reason: Annotated[str, typer.Option(help=say("Why; kept with the version and in the history."))] = "",
+    check: Annotated[
+        bool, typer.Option("--check", help=say("Only say what speaks for and against it; change nothing."))
+    ] = False,
 ) -> Answer:
     "Point an alias at a version; champion only after it was held against the present one."
     from classification_mlops.db.session import reading
-    from classification_mlops.registry.promotion import Decision, make_champion
+    from classification_mlops.registry.promotion import Decision, examine_candidate, make_champion
     from classification_mlops.registry.registration import promote
     from classification_mlops.serving.parity import ask_version
 
     workspace, engine = connect()
     facts, lines = {}, ""
+    if check:
+        with reading(engine) as session:
+            facts = verdict(examine_candidate(workspace, session, theme, version, ask_version))
+        return Answer(facts, verdict_lines(facts) or say("nothing speaks against it"))
     if alias == "champion":
         with reading(engine) as session:
             decision = Decision(current_actor(), reason, force)

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['family', 'Examination', 'examine', 'contest_objections', 'objections', 'present_champion', 'refuse_tampered',
-           'Decision', 'refuse_objections', 'make_champion', 'previous_champion', 'roll_back', 'refuse_needed',
-           'delete_version']
+           'Decision', 'refuse_objections', 'examine_candidate', 'make_champion', 'previous_champion', 'roll_back',
+           'refuse_needed', 'delete_version']
 
 # %% ../../nbs/registry/05_promotion.ipynb #127fec2a
 import tempfile
@@ -174,6 +174,18 @@ def refuse_objections(
     if decision.force and not decision.reason.strip():
         raise UsageError("--force needs a reason that others can read later: --force --reason TEXT")
     return said
+
+# %% ../../nbs/registry/05_promotion.ipynb #6135c02a
+def examine_candidate(
+    workspace: Workspace,
+    session: Session,
+    theme: str,
+    version: str | int,  # A number or an alias
+    ask: Ask,  # For answers that were not kept
+) -> Examination:
+    "Look at a version as if it were to be champion, and change nothing."
+    model, (_, champion) = find_version(workspace, theme, version), present_champion(workspace, theme)
+    return examine(workspace, session, model, None if champion == model else champion, ask)
 
 # %% ../../nbs/registry/05_promotion.ipynb #50c28fdb
 def make_champion(
