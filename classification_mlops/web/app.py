@@ -26,6 +26,7 @@ from ..db.signin import find_visitor, secret_key
 from ..text import UserError, say
 from . import host
 from . import pictures as pictures
+from . import results as results
 from . import training as training
 from .admin import add_admin
 from .api import Place, told_error, told_form, told_status

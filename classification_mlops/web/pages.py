@@ -39,6 +39,7 @@ from ..db.tallies import kept_counts
 from ..db.users import get_user
 from ..registry.tracking import champions
 from ..text import LANGUAGES, UsageError, UserError, language, say, to_say
+from ..training.result import run_of_theme
 from .api import Here, NotFound, Number, Place, theme_of
 from .guard import COOKIE, local_path
 from .host import kick
@@ -243,6 +244,8 @@ def screen_page(
         raise NotFound("run {run} does not exist", run=run)
     with reading(here.engine) as session:
         theme = theme_of(session, int(params["theme_id"]))
+        if run and run_of_theme(session, theme, run) == (None, None):
+            raise NotFound("run {run} does not exist", run=run)
     crumbs = [(say("Themes"), "/"), (theme.name, f"/theme/{theme.id}/")]
     title = title_of(name, theme.name)
     crumbs = [*crumbs, (title, None)] if SCREENS[name].title else [crumbs[0], (title, None)]
