@@ -24,7 +24,7 @@ from ..registry.tracking import champions, run_curves, run_metrics, run_tags, ve
 from ..text import UsageError, UserError
 from ..training import result as left
 from .programs import cmlops
-from .screen import Place, Screen, asked, place_here, program_of, style_of
+from .screen import Place, Screen, asked, place_here, program_of, static_text, style_of
 from .shown import palette, say_label, shown_pictures, theme_here, with_copies
 from ..workspace import Workspace, masked_url
 
@@ -240,7 +240,8 @@ class RunMaterial(RunPictures):
 class ResultScreen(RunMaterial):
     "The result of one training."
 
-    _esm, _css = program_of("result"), style_of("result")
+    _esm = program_of("runs") + static_text("result.js")
+    _css = style_of("runs") + static_text("result.css")
 
     def __init__(
         self,

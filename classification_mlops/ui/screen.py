@@ -27,7 +27,7 @@ from traitlets import Dict, Unicode
 from ..db.roles import Forbidden, may
 from ..db.session import check_database, open_engine
 from ..db.signin import Visitor
-from ..text import UserError, language, say
+from ..text import UserError, language, say, translations
 from ..workspace import Workspace, find_workspace
 
 # %% ../../nbs/ui/00_screen.ipynb #441f437b
@@ -106,7 +106,8 @@ class Screen(AnyWidget):
 
     def __init__(self, place: Place | None = None, **traits):
         self.place = place or place_here()  # Not a trait: a browser can change every trait
-        texts = {text: say(text) for text in sentences_of(str(self._esm))}
+        known = translations(language())
+        texts = {text: known.get(text, text) for text in sentences_of(str(self._esm))}
         super().__init__(texts=texts, language=language(), media=self.place.media, **traits)
         self.on_msg(self._hear)
 
