@@ -251,7 +251,7 @@ export default {
     function tiles() {
       const names = metricNames(t), main = ["test_accuracy", "test_macro_f1"], shown = Object.keys(names).filter((name) => write.known(run.metrics[name]));
       if (!shown.length) return el("p", { class: "empty" }, t("This run has left no numbers: it ended before the examination."));
-      return el("dl", { class: "tiles" }, shown.map((name) => {
+      return el("dl", { class: "tiles scores" }, shown.map((name) => {
         const [value, low, high] = ["", "_low", "_high"].map((end) => run.metrics[name + end]);
         return el("div", { title: names[name][1], "data-metric": name, class: main.includes(name) ? "large" : "" }, el("dt", {}, names[name][0]), el("dd", {}, write.share(value)), write.known(low) && el("dd", { class: "range" }, intervalBar(write, value, low, high), el("span", {}, write.range(low, high))));
       }));
@@ -361,7 +361,7 @@ export default {
       if (!run.files.report) return el("p", { class: "card empty" }, t("This run has no report yet: it is written when the run ends."));
       const link = (name, text) => run.files[name] && el("a", { class: "button", href: `${base}files/${name}`, download: "", "data-download": name }, text);
       const bar = onPage && el("div", { class: "row" }, el("a", { class: "button", href: `${base}report/`, target: "_blank", rel: "noopener" }, t("Open in a new tab")), link("notebook", t("Download the notebook")), link("predictions", t("Download the answers as CSV")));
-      const frame = el("iframe", { class: "report", sandbox: "", title: t("The report of this training"), src: onPage ? `${base}report/` : null, referrerpolicy: "no-referrer" });
+      const frame = el("iframe", { class: "notebook", sandbox: "", title: t("The report of this training"), src: onPage ? `${base}report/` : null, referrerpolicy: "no-referrer" });
       if (!onPage) ask("report").then(({ html }) => (frame.srcdoc = html), (error) => tell(error.message));
       return el("section", { class: "card stack" }, el("h2", {}, t("Report")), el("p", { class: "soft" }, t("The notebook that was executed. It is shown without any program in it.")), bar || "", frame);
     }

@@ -7,6 +7,7 @@ function writer(model) {
   const language = model.get("language"), zone = (text) => (/[zZ]|[+-]\d\d:?\d\d$/.test(text) ? text : text + "Z");
   const number = (most) => new Intl.NumberFormat(language, { maximumFractionDigits: most });
   const percent = new Intl.NumberFormat(language, { style: "percent", minimumFractionDigits: 1, maximumFractionDigits: 1 });
+  const tenth = new Intl.NumberFormat(language, { minimumFractionDigits: 1, maximumFractionDigits: 1 });
   const moment = new Intl.DateTimeFormat(language, { dateStyle: "medium", timeStyle: "short" });
   const known = (value) => value !== null && value !== undefined && Number.isFinite(value);
   return {
@@ -14,7 +15,7 @@ function writer(model) {
     count: (value) => (known(value) ? number(0).format(value) : "–"),
     figure: (value, most = 3) => (known(value) ? number(most).format(value) : "–"),
     share: (value) => (known(value) ? percent.format(value) : "–"),
-    range: (low, high) => (known(low) && known(high) ? `${number(1).format(100 * low)} – ${percent.format(high)}` : ""),
+    range: (low, high) => (known(low) && known(high) ? `${tenth.format(100 * low)} – ${percent.format(high)}` : ""),
     moment: (text) => (text ? moment.format(new Date(zone(text))) : "–"),
     since: (from, until) => (from && until ? (new Date(zone(until)) - new Date(zone(from))) / 1000 : null),
     plain: (value) => (value === null || value === undefined ? "–" : typeof value === "object" ? JSON.stringify(value) : String(value)),
