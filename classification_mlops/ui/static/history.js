@@ -22,10 +22,9 @@ export default {
       { key: "status", name: t("Status"), value: (row) => row.status },
       { key: "test_accuracy", name: t("Accuracy"), value: (row) => row.test_accuracy, help: t("Of the test pictures; the line says where the true value lies, 19 times of 20") },
       { key: "test_macro_f1", name: t("Mean F1"), value: (row) => row.test_macro_f1 },
-      { key: "architecture", name: t("Architecture"), value: (row) => row.architecture },
+      { key: "architecture", name: t("Architecture and settings"), value: (row) => row.architecture, help: t("Below the architecture stands what was set for this run alone") },
       { key: "epochs", name: t("Epochs"), value: (row) => row.epochs },
       { key: "took", name: t("Took"), value: (row) => write.since(row.started_at, row.finished_at) },
-      { key: "changes", name: t("Set for this run"), value: (row) => row.changes.join(" ") },
     ];
     function fits(row) {
       const text = [row.run_id, row.architecture, row.kind, row.error, row.version && `v${row.version}`, ...row.changes, ...row.aliases].join(" ").toLowerCase();
@@ -52,13 +51,13 @@ export default {
       const badges = [row.version && el("span", { class: "badge" }, `v${row.version}`), row.aliases.map((alias) => el("span", { class: `badge ${alias === "champion" ? "good" : ""}` }, alias === "champion" ? t("champion") : alias === "challenger" ? t("challenger") : alias)), row.kind !== "train" && el("span", { class: "badge" }, kinds[row.kind] ?? row.kind)];
       return el("tr", { "data-run": row.run_id ?? "", class: at >= 0 ? "chosen" : "" }, el("td", {}, check),
         el("th", { scope: "row" }, el("div", { class: "row tightrow" }, link ? el("a", { href: link }, name) : el("span", {}, name), badges), row.run_id && el("code", { class: "soft small" }, row.run_id.slice(0, 8))),
-        el("td", {}, statusBadge(t, row.status), row.error && el("div", { class: "soft small fault", title: row.error }, row.error)), measure(row, "test_accuracy"), measure(row, "test_macro_f1"),
-        el("td", {}, row.architecture ?? "–"), el("td", {}, write.count(row.epochs)), el("td", { class: "soft" }, spell(t, write.since(row.started_at, row.finished_at))),
-        el("td", { class: "changes" }, row.changes.length ? row.changes.map((one) => el("code", {}, one)) : el("span", { class: "soft" }, "–")));
+        el("td", {}, statusBadge(t, row.status), row.error && el("div", { class: "soft small fault", title: row.error }, row.error)), measure(row, "test_accuracy"), el("td", { "data-value": "test_macro_f1" }, write.share(row.test_macro_f1)),
+        el("td", { class: "changes" }, row.architecture ?? "–", row.changes.map((one) => el("code", { class: "soft", title: one }, one))),
+        el("td", {}, write.count(row.epochs)), el("td", { class: "soft" }, spell(t, write.since(row.started_at, row.finished_at))));
     }
     const tbody = el("tbody"), count = el("span", { class: "soft", role: "status" }), bar = el("div", { class: "row compare", hidden: true });
     const heads = columns.map(({ key, name, help }) => el("th", { scope: "col", title: help }, el("button", { type: "button", class: "plain", "data-sort": key, onclick: () => {
-      sort = { key, down: sort.key === key ? !sort.down : key !== "architecture" && key !== "status" && key !== "changes" };
+      sort = { key, down: sort.key === key ? !sort.down : key !== "architecture" && key !== "status" };
       draw();
     } }, name, el("i", { "aria-hidden": "true" }))));
     const choice = (name, label) => el("select", { "aria-label": label, "data-filter": name, onchange: (event) => { wish[name] = event.target.value; draw(); } });
@@ -134,7 +133,10 @@ export default {
     }
     const letter = (n) => el("b", { class: "letter", style: `background:${COLORS[n]}` }, letters[n]);
     function sideBySide(runs, shown, found) {
-      const name = (n) => [letter(n), " ", address(runs[n]) ? el("a", { href: address(runs[n]) }, write.moment(shown[n]?.created_at)) : write.moment(shown[n]?.created_at), shown[n]?.version ? ` v${shown[n].version}` : ""];
+      const name = (n) => {
+        const text = shown[n]?.version ? t("version {version}", { version: shown[n].version }) : runs[n].slice(0, 8);
+        return el("div", { class: "row tightrow" }, letter(n), el("div", { class: "whose" }, address(runs[n]) ? el("a", { href: address(runs[n]) }, text) : text, el("span", { class: "soft small" }, write.moment(shown[n]?.created_at))));
+      };
       const headRow = (first) => el("thead", {}, el("tr", {}, el("th", { scope: "col" }, first), runs.map((_, n) => el("th", { scope: "col" }, name(n)))));
       const cellOf = (metrics, key, n) => el("td", { class: "measure", "data-metric": key, "data-n": n }, write.known(metrics[key]) ? [el("span", {}, key === "test_loss" || key === "test_calibration_error" ? write.figure(metrics[key]) : write.share(metrics[key])), write.known(metrics[`${key}_low`]) ? intervalBar(write, metrics[key], metrics[`${key}_low`], metrics[`${key}_high`], COLORS[n]) : ""] : "–");
       const titles = { test_accuracy: t("Accuracy"), test_macro_f1: t("Mean F1"), test_macro_precision: t("Mean precision"), test_macro_recall: t("Mean recall"), test_clean_accuracy: t("Accuracy without leaks"), test_accepted: t("Accepted answers"), test_accepted_accuracy: t("Right among the accepted"), test_miss_rate: t("Missed defects"), test_overkill_rate: t("Good pictures rejected"), test_cost: t("Cost of a picture"), test_loss: t("Loss on test"), test_calibration_error: t("Calibration error") };

@@ -172,8 +172,8 @@ function pictureWall({ model, t, write, ask, run, tell }) {
 
 /** Accuracy by confidence: on the dashed line, confidence can be believed. */
 function reliabilityChart({ t, write, facts }) {
-  const W = 360, H = 320, L = 48, B = 40, T = 10, R = 12;
-  const kinds = [["before", t("before the temperature"), "#b26a00"], ["after", t("as the model answers"), "#0072B2"]];
+  const W = 372, H = 320, L = 48, B = 40, T = 10, R = 24, same = JSON.stringify(facts.before) === JSON.stringify(facts.after);
+  const kinds = [["before", t("before the temperature"), "#b26a00"], ["after", t("as the model answers"), "#0072B2"]].slice(same ? 1 : 0);
   const low = Math.max(0, Math.min(1, ...kinds.flatMap(([kind]) => facts[kind].flatMap(([x, , from]) => [x, from]))) - 0.05);
   const px = (x) => L + ((W - L - R) * (x - low)) / (1 - low || 1), py = (y) => T + (H - T - B) * (1 - (y - low) / (1 - low || 1));
   const picture = svg("svg", { viewBox: `0 0 ${W} ${H}`, class: "plot square", role: "img", "aria-label": t("Accuracy by confidence") });
@@ -182,7 +182,6 @@ function reliabilityChart({ t, write, facts }) {
   picture.append(svg("line", { x1: px(low), x2: px(1), y1: py(low), y2: py(1), class: "honest" }), svg("text", { x: (L + W - R) / 2, y: H - 4, "text-anchor": "middle" }, t("confidence")));
   for (const [kind, name, color] of kinds) {
     const points = facts[kind];
-    if (kind === "before" && JSON.stringify(points) === JSON.stringify(facts.after)) continue;
     picture.append(svg("path", { d: points.map(([x, y], n) => `${n ? "L" : "M"}${px(x)} ${py(y)}`).join(""), fill: "none", stroke: color, "stroke-width": 1.6, "data-kind": kind }));
     for (const [x, y, from, to, count] of points)
       picture.append(svg("line", { x1: px(x), x2: px(x), y1: py(from), y2: py(to), stroke: color, "stroke-width": 3, opacity: 0.25 }),
@@ -361,9 +360,14 @@ export default {
       if (!run.files.report) return el("p", { class: "card empty" }, t("This run has no report yet: it is written when the run ends."));
       const link = (name, text) => run.files[name] && el("a", { class: "button", href: `${base}files/${name}`, download: "", "data-download": name }, text);
       const bar = onPage && el("div", { class: "row" }, el("a", { class: "button", href: `${base}report/`, target: "_blank", rel: "noopener" }, t("Open in a new tab")), link("notebook", t("Download the notebook")), link("predictions", t("Download the answers as CSV")));
-      const frame = el("iframe", { class: "notebook", sandbox: "", title: t("The report of this training"), src: onPage ? `${base}report/` : null, referrerpolicy: "no-referrer" });
-      if (!onPage) ask("report").then(({ html }) => (frame.srcdoc = html), (error) => tell(error.message));
-      return el("section", { class: "card stack" }, el("h2", {}, t("Report")), el("p", { class: "soft" }, t("The notebook that was executed. It is shown without any program in it.")), bar || "", frame);
+      const frame = el("iframe", { class: "notebook", sandbox: "", title: t("The report of this training"), referrerpolicy: "no-referrer" });
+      const code = el("input", { type: "checkbox", "data-code": "", onchange: fill });
+      async function fill() {
+        if (onPage) frame.src = `${base}report/${code.checked ? "?code=true" : ""}`;
+        else await ask("report", { code: code.checked }).then(({ html }) => (frame.srcdoc = html), (error) => tell(error.message));
+      }
+      fill();
+      return el("section", { class: "card stack" }, el("h2", {}, t("Report")), el("p", { class: "soft" }, t("The notebook that was executed, shown without any program in it.")), el("div", { class: "row" }, bar || "", el("label", { class: "row" }, code, t("show the code"))), frame);
     }
 
     // ---- Promotion
