@@ -8,6 +8,7 @@ __all__ = ['differing', 'in_order', 'paired', 'Flip', 'Versus', 'versus']
 # %% ../../nbs/training/22_versus.ipynb #c132de3c
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -95,12 +96,18 @@ class Versus:
         }
 
 # %% ../../nbs/training/22_versus.ipynb #5ef3eb44
-def versus(
-    first: Path,  # predictions.csv of a run
-    second: Path,
-) -> Versus:
-    "Hold the answers of two models against each other."
+@lru_cache(maxsize=16)
+def _versus(first: Path, second: Path, changed_ns: tuple) -> Versus:
     found = Versus()
     for pair in paired(in_order(first), in_order(second)):
         found.add(*pair)
     return found
+
+
+def versus(
+    first: Path,  # predictions.csv of a run
+    second: Path,
+) -> Versus:
+    "Hold the answers of two models against each other; a page that asks again need not wait again."
+    changed = tuple(path.stat().st_mtime_ns if path.is_file() else 0 for path in (first, second))
+    return _versus(first, second, changed)

@@ -24,7 +24,7 @@ from ..registry.tracking import champions, run_curves, run_metrics, run_tags, ve
 from ..text import UsageError, UserError
 from ..training import result as left
 from .programs import cmlops
-from .screen import Place, Screen, asked, place_here, program_of, style_of
+from .screen import Place, Screen, asked, place_here, program_of, static_text, style_of
 from .shown import palette, say_label, shown_pictures, theme_here, with_copies
 from ..workspace import Workspace, masked_url
 
@@ -107,7 +107,7 @@ def short_verdict(facts: dict) -> dict:  # Of `cmlops models promote --check`
 # %% ../../nbs/ui/40_result.ipynb #b31eaa76
 Numbers = Annotated[list[Annotated[int, Field(ge=1, le=2**31 - 1)]], Field(min_length=1, max_length=1000)]
 Name = Annotated[str, Field(max_length=1000)]
-LARGEST_REPORT = 8_000_000  # Bytes that travel to a notebook at once
+LARGEST_REPORT = 4_000_000  # Characters that travel to a notebook at once
 
 # %% ../../nbs/ui/40_result.ipynb #a883671b
 class RunOverview(Screen):
@@ -229,18 +229,19 @@ class RunMaterial(RunPictures):
         return {"settings": left.settings_of(self.folder), "augmentations": steps, "tracking": tracking}
 
     @asked("view")
-    def report(self) -> dict:
+    def report(self, code: bool = False) -> dict:
         "The report as text, for a notebook, which has no address to fetch it from."
-        page = self.folder / "train.html"
-        if not page.is_file() or page.stat().st_size > LARGEST_REPORT:
+        page = left.report_of(self.folder, code)
+        if page is None or len(page) > LARGEST_REPORT:
             raise UserError("the report lies in {folder}", folder=self.folder)
-        return {"html": page.read_text(encoding="utf-8")}
+        return {"html": page}
 
 # %% ../../nbs/ui/40_result.ipynb #240c13ec
 class ResultScreen(RunMaterial):
     "The result of one training."
 
-    _esm, _css = program_of("result"), style_of("result")
+    _esm = program_of("runs") + static_text("result.js")
+    _css = style_of("runs") + static_text("result.css")
 
     def __init__(
         self,

@@ -12,12 +12,12 @@ from pathlib import Path
 from tempfile import mkdtemp
 from typing import Literal
 
-from fastapi.responses import FileResponse
+from fastapi.responses import FileResponse, HTMLResponse
 from starlette.background import BackgroundTask
 
 from ..db.schema import Theme
 from ..db.session import reading
-from ..training.result import run_of_theme
+from ..training.result import report_of, run_of_theme
 from ..ui.programs import cmlops
 from ..ui.result import version_of_run
 from .api import Here, NotFound, Number, Place, theme_of
@@ -52,13 +52,16 @@ SHUT_IN = {
 
 @route(
     "GET /theme/{theme_id}/training/result/{run_id}/report/",
-    response_class=FileResponse,
+    response_class=HTMLResponse,
     include_in_schema=False,
 )
-def result_report(here: Here, theme_id: Number, run_id: RunId) -> FileResponse:
+def result_report(here: Here, theme_id: Number, run_id: RunId, code: bool = False) -> HTMLResponse:
     "The executed notebook as a page."
-    path = file_of_run(here, theme_id, run_id, "train.html")
-    return FileResponse(path, media_type="text/html; charset=utf-8", headers=SHUT_IN)
+    theme_of_run(here, theme_id, run_id)
+    page = report_of(here.workspace.runs / run_id, code)
+    if page is None:
+        raise NotFound("run {run} has left no {name}", run=run_id, name="train.html")
+    return HTMLResponse(page, headers=SHUT_IN)
 
 # %% ../../nbs/web/06_results.ipynb #308d56a9
 FILES = {  # What an address calls it, and what it is called in the folder
