@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['TIMEOUT_S', 'versions_here', 'version_of', 'reason_of', 'ask_server', 'start_server', 'put_down', 'keep_pictures',
-           'queue_answers', 'suggestion_file', 'keep_suggestions', 'suggestion_of']
+           'queue_answers']
 
-# %% ../../nbs/ui/58_asking.ipynb #fb47865b
+# %% ../../nbs/ui/58_asking.ipynb #d5d82c7a
 import json
 import os
 import subprocess
@@ -29,9 +29,8 @@ from ..serving.client import Connection, read_answers, request_body
 from ..text import UserError, language, say
 from .programs import PROGRAM, cmlops
 from .screen import Place
-from ..workspace import Workspace
 
-# %% ../../nbs/ui/58_asking.ipynb #50f91cad
+# %% ../../nbs/ui/58_asking.ipynb #01fb0502
 def versions_here(place: Place, theme: str) -> list[dict]:  # Newest first
     "The registered models of a theme: version, aliases, run."
     found = [facts | {"run": run} for run, facts in versions_of(place.workspace, theme).items()]
@@ -42,7 +41,7 @@ def versions_here(place: Place, theme: str) -> list[dict]:  # Newest first
         ]
     return sorted(found, key=lambda one: -one["version"])
 
-# %% ../../nbs/ui/58_asking.ipynb #709884af
+# %% ../../nbs/ui/58_asking.ipynb #c4e826b1
 def version_of(
     versions: list[dict],  # From `versions_here`
     wanted: str,  # An alias or a number
@@ -53,7 +52,7 @@ def version_of(
             return one
     raise UserError("there is no model {wanted}", wanted=wanted)
 
-# %% ../../nbs/ui/58_asking.ipynb #579f3f6a
+# %% ../../nbs/ui/58_asking.ipynb #77053a3b
 def reason_of(
     name: str,  # Of the file
     code: str,  # As the model server says it
@@ -68,7 +67,7 @@ def reason_of(
     except KeyError:  # The sentence has numbers that the server does not tell
         return say("{name} cannot be read ({code})", name=name, code=code)
 
-# %% ../../nbs/ui/58_asking.ipynb #347c2788
+# %% ../../nbs/ui/58_asking.ipynb #abcae431
 TIMEOUT_S = 60  # For a few pictures
 
 
@@ -92,7 +91,7 @@ def ask_server(
     ]
     return [{"file": name, **answer, **more} for name, answer, more in zip(names, answers, told, strict=True)]
 
-# %% ../../nbs/ui/58_asking.ipynb #f476adc4
+# %% ../../nbs/ui/58_asking.ipynb #fd692b9b
 def start_server(
     place: Place,
     theme: str,
@@ -118,7 +117,7 @@ def start_server(
     threading.Thread(target=process.wait, daemon=True).start()  # So that no dead process is left
     return process, log
 
-# %% ../../nbs/ui/58_asking.ipynb #a542c581
+# %% ../../nbs/ui/58_asking.ipynb #a7d534c5
 def put_down(folder: Path, names: list[str], pictures: list[bytes]) -> list[Candidate]:
     "Pictures as files, for the import."
     offers = []
@@ -144,7 +143,7 @@ def keep_pictures(
             place.engine, place.workspace, theme, lambda: iter(offers), options, place.visitor.name
         ).as_dict()
 
-# %% ../../nbs/ui/58_asking.ipynb #5f8e550b
+# %% ../../nbs/ui/58_asking.ipynb #c9509dde
 def queue_answers(
     place: Place,
     theme_id: int,
@@ -166,24 +165,3 @@ def queue_answers(
         if rows:
             session.execute(insert(ReviewItem), rows)
     return len(rows)
-
-# %% ../../nbs/ui/58_asking.ipynb #76a32b92
-def suggestion_file(workspace: Workspace, theme_id: int, sha256: str) -> Path:
-    "Where it is kept what a model said about a picture that was sent on."
-    return workspace.artifacts / "suggestions" / str(theme_id) / sha256[:2] / f"{sha256}.json"
-
-
-def keep_suggestions(workspace: Workspace, theme_id: int, answers: dict[str, dict]) -> None:
-    "Keep what a model said about pictures, by content hash."
-    for content, said in answers.items():
-        path = suggestion_file(workspace, theme_id, content)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(said, ensure_ascii=False), encoding="utf-8")
-
-
-def suggestion_of(workspace: Workspace, theme_id: int, sha256: str) -> dict | None:
-    "What a model said about a picture when it was sent to be labeled."
-    try:
-        return json.loads(suggestion_file(workspace, theme_id, sha256).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None

@@ -6,7 +6,7 @@
 __all__ = ['MOST_PICTURES', 'MOST_BYTES', 'Name', 'Names', 'Wanted', 'Share', 'MOST_SERVERS', 'whole_pictures', 'Said', 'Pieces',
            'Asking', 'Telling', 'Starting', 'InferenceScreen']
 
-# %% ../../nbs/ui/60_inference.ipynb #34854b94
+# %% ../../nbs/ui/60_inference.ipynb #cc94980d
 from hashlib import sha256
 from typing import Annotated
 
@@ -20,7 +20,6 @@ from ..text import UsageError, UserError, say
 from classification_mlops.ui.asking import (
     ask_server,
     keep_pictures,
-    keep_suggestions,
     queue_answers,
     start_server,
     version_of,
@@ -28,8 +27,9 @@ from classification_mlops.ui.asking import (
 )
 from .screen import Place, Screen, asked, place_here, program_of, style_of
 from .shown import palette, theme_here
+from .suggestions import keep_suggestions
 
-# %% ../../nbs/ui/60_inference.ipynb #e6a59d0e
+# %% ../../nbs/ui/60_inference.ipynb #1b4697b8
 MOST_PICTURES, MOST_BYTES = 64, 32 * 2**20  # In one question
 Name = Annotated[str, Field(max_length=1000)]
 Names = Annotated[list[Name], Field(min_length=1, max_length=MOST_PICTURES)]
@@ -51,7 +51,7 @@ def whole_pictures(
         raise UsageError("a question may have at most {most} bytes", most=MOST_BYTES)
     return pictures
 
-# %% ../../nbs/ui/60_inference.ipynb #7e1a3e4a
+# %% ../../nbs/ui/60_inference.ipynb #03a1ce5d
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 
 
@@ -67,7 +67,7 @@ class Said(BaseModel):
     model_version: int | None = None
     probabilities: Annotated[dict[Name, Share], Field(max_length=10_000)] | None = None
 
-# %% ../../nbs/ui/60_inference.ipynb #e0990053
+# %% ../../nbs/ui/60_inference.ipynb #cb76c1c1
 class Pieces(Screen):
     "Takes pictures that are too large for one message."
 
@@ -91,7 +91,7 @@ class Pieces(Screen):
         self.pieces.clear()
         return {}
 
-# %% ../../nbs/ui/60_inference.ipynb #9378d976
+# %% ../../nbs/ui/60_inference.ipynb #59455bae
 class Asking(Pieces):
     "Questions to the model servers of a theme."
 
@@ -122,7 +122,7 @@ class Asking(Pieces):
             "version": answer.get("model_version"),
         }
 
-# %% ../../nbs/ui/60_inference.ipynb #2e38debc
+# %% ../../nbs/ui/60_inference.ipynb #e8a69209
 class Telling(Asking):
     "What becomes of answers."
 
@@ -157,7 +157,7 @@ class Telling(Asking):
         keep_suggestions(self.place.workspace, self.theme_id, said)
         return {"added": report["added"], "already_there": report["already_there"], "queued": queued}
 
-# %% ../../nbs/ui/60_inference.ipynb #35d5782a
+# %% ../../nbs/ui/60_inference.ipynb #1d6d62a7
 MOST_SERVERS = 3  # That are started from here, of one theme
 
 
@@ -197,7 +197,7 @@ class Starting(Telling):
         stop_server(self.place.workspace, self.theme, name)
         return {}
 
-# %% ../../nbs/ui/60_inference.ipynb #dce8b37a
+# %% ../../nbs/ui/60_inference.ipynb #618a0f72
 class InferenceScreen(Starting):
     "Ask the models of a theme about pictures."
 

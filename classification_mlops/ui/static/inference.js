@@ -216,12 +216,12 @@ function render({ model, el: place }) {
     const answer = item.answer, kind = kindOf(item);
     const check = el("input", { type: "checkbox", checked: item.chosen, "aria-label": t("Choose {name}", { name: item.name }), onchange: () => { item.chosen = check.checked; made.classList.toggle("chosen", item.chosen); showTools(); } });
     const lines = [];
-    if (!answer) lines.push(el("p", { class: "soft" }, t("waiting")));
+    if (!answer) lines.push(el("p", { class: "soft" }, t("not asked yet")));
     else if (answer.error) lines.push(el("p", { class: "trouble" }, answer.message ?? answer.error));
     else {
       const best = Object.entries(answer.probabilities ?? {}).sort((a, b) => b[1] - a[1]).slice(0, 3), more = answer.labels ?? [];
       lines.push(el("div", { class: "head" }, el("span", { class: "swatch", style: `background:${colors(answer.label)}` }), el("strong", { class: "answer", title: answer.label }, answer.label), el("span", { class: `badge ${kind === "accept" ? "good" : "warn"}` }, said[answer.decision] ?? answer.decision)),
-        el("div", { class: "meter", title: t("How sure the model is") }, el("div", { class: "track" }, el("i", { style: `width:${100 * answer.confidence}%`, class: kind })), el("span", {}, share.format(answer.confidence))),
+        el("div", { class: "sure", title: t("How sure the model is") }, el("div", { class: "track" }, el("i", { style: `width:${100 * answer.confidence}%`, class: kind })), el("span", {}, share.format(answer.confidence))),
         el("ul", { class: "best" }, best.slice(1).map(([label, value]) => el("li", {}, el("span", { class: "swatch", style: `background:${colors(label)}` }), el("span", { class: "which", title: label }, label), el("span", {}, share.format(value))))),
         more.length !== 1 && el("p", { class: "soft small", title: t("The true label is among these as often as was promised in training") }, more.length ? t("possible: {labels}", { labels: more.join(", ") }) : t("like none of the labels")));
     }
@@ -286,7 +286,7 @@ function render({ model, el: place }) {
     if (!facts) return;
     const kinds = Object.groupBy ? Object.groupBy(items, kindOf) : items.reduce((all, item) => ((all[kindOf(item)] ??= []).push(item), all), {});
     const tally = (name, text, kind) => kinds[name]?.length > 0 && el("span", { class: `badge ${kind}`, "data-tally": name }, `${count.format(kinds[name].length)} ${text}`);
-    fill(tallies, tally("accept", t("accepted"), "good"), tally("unsure", t("unsure"), "warn"), tally("error", t("unreadable"), "bad"), tally("waiting", t("waiting"), ""));
+    fill(tallies, tally("accept", t("accepted"), "good"), tally("unsure", t("unsure"), "warn"), tally("error", t("unreadable"), "bad"), tally("waiting", t("not asked yet"), ""));
     const names = [...new Set(items.map((item) => item.answer?.label).filter(Boolean))].sort((a, b) => a.localeCompare(b, language, { numeric: true })), now = JSON.stringify(names);
     if (label.dataset.shown !== now) {
       label.dataset.shown = now;
