@@ -256,7 +256,7 @@ function render({ model, el: place }) {
     if (cards.length !== grid.children.length || cards.some((one, at) => grid.children[at] !== one)) fill(grid, cards);
     if (focused && grid.contains(focused)) focused.focus({ preventScroll: true });
     more.hidden = found.length <= most;
-    more.textContent = t("Show {count} more", { count: count.format(Math.min(SHOWN_AT_ONCE, found.length - most)) });
+    more.textContent = t("Show {count} more", { count: count.format(Math.min(SHOWN_AT_ONCE, Math.max(0, found.length - most))) });
     nothing.hidden = !items.length || found.length > 0;
     tools.hidden = !items.length;
     zone.classList.toggle("small-zone", items.length > 0);
