@@ -81,10 +81,12 @@ def forged(page, question) -> str:
     "What comes back when a program in the browser asks for something by itself."
     return page.evaluate(
         """async (ask) => {
-          const id = [...widgets.comms.keys()][0], model = await widgets.get_model(id);
+          const models = await Promise.all([...widgets.comms.keys()].map((id) => widgets.get_model(id)));
+          const model = models.find((one) => one.get("texts"));
           return new Promise((resolve) => {
-            model.on("msg:custom", (content) => content.number === 999 && resolve(content.error?.message ?? "done"));
+            model.on("msg:custom", (said) => said.number === 999 && resolve(said.error?.message ?? "done"));
             model.send({ number: 999, ask, given: {} });
+            setTimeout(() => resolve("late"), 10000);
           });
         }""",
         question,
