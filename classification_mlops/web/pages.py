@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['STATIC', 'TEMPLATES', 'WORDS', 'LINKS', 'Field', 'MOST_CARDS', 'environment', 'static', 'theme_links', 'page',
            'with_cookie', 'door', 'login_page', 'login', 'leave', 'logout', 'choose_language', 'theme_cards',
-           'first_pictures', 'home', 'help_page', 'create_page', 'screen_page', 'shower', 'settings_page']
+           'first_pictures', 'home', 'help_page', 'create_page', 'is_empty', 'screen_page', 'shower', 'settings_page']
 
 # %% ../../nbs/web/06_pages.ipynb #453b29c0
 from collections import Counter
@@ -44,7 +44,7 @@ from .api import Here, NotFound, Number, Place, theme_of
 from .guard import COOKIE, local_path
 from .host import kick
 from .permissions import route
-from .screens import SCREENS, title_of
+from .screens import MORE, SCREENS, title_of
 from .training import RUN_ID
 
 # %% ../../nbs/web/06_pages.ipynb #d1b1dc75
@@ -229,6 +229,12 @@ def create_page(request: Request) -> Response:
     crumbs = ((say("Themes"), "/"), (say("New theme"), None))
     return page(request, "create.html", crumbs=crumbs)
 
+# %% ../../nbs/web/06_pages.ipynb #b5e9176d
+def is_empty(here: Place, theme: Theme) -> bool:
+    "Whether a theme waits for its first pictures."
+    with reading(here.engine) as session:
+        return not first_pictures(session, theme, 1)
+
 # %% ../../nbs/web/06_pages.ipynb #c159438b
 def screen_page(
     here: Place,
@@ -250,7 +256,9 @@ def screen_page(
     title = title_of(name, theme.name)
     crumbs = [*crumbs, (title, None)] if SCREENS[name].title else [crumbs[0], (title, None)]
     socket = f"/ws/{name}?" + urlencode({"theme": theme.id} | ({"run": run} if run else {}))
-    return page(request, "screen.html", theme=theme, title=title, socket=socket, crumbs=crumbs)
+    above = [(one, say(MORE[one][1])) for one in SCREENS[name].more]
+    shown = dict(theme=theme, title=title, socket=socket, crumbs=crumbs, above=above)
+    return page(request, "screen.html", **shown, empty=name == "label" and is_empty(here, theme))
 
 # %% ../../nbs/web/06_pages.ipynb #eaa748e9
 def shower(name: str):

@@ -83,7 +83,8 @@ function render({ model, el: place }) {
       if (problem) known.add(problem[0]);
     }
     const elsewhere = Object.entries(state.problems).filter(([name]) => !known.has(name));
-    say(elsewhere.length ? { message: elsewhere.map(([name, problem]) => `${name}: ${problem}`).join(" · ") } : null);
+    message.textContent = elsewhere.map(([name, problem]) => `${name}: ${problem}`).join(" · ");
+    message.hidden = !elsewhere.length;
   }
   function showBar() {
     const wrong = Object.keys(state.problems).length;
