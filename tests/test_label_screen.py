@@ -69,7 +69,7 @@ def test_keys_become_rows(browser, url, engine):
         page.keyboard.press(key)
     page.wait_for_selector('.label[data-saved="3"]')
     assert labels_of(engine) == {first: "0", second: "1", third: "2"}
-    page.wait_for_selector('.tiles:has-text("labeled3")')
+    page.wait_for_selector('.label .tiles:has-text("labeled3")')
     page.keyboard.press("Control+z")
     page.wait_for_selector(f'.cell[data-id="{third}"][data-label=""]')
     assert labels_of(engine) == {first: "0", second: "1"}
@@ -104,7 +104,7 @@ def test_ranges_filters_and_everything(browser, url, engine):
     assert set(labels_of(engine).values()) == {"0", "3"} and len(labels_of(engine)) == 120
     page.select_option("[name=kind]", "labeled")
     page.wait_for_selector('.label[data-ready="4"]')
-    page.select_option("[name=label]", "3")
+    page.select_option(".filters [name=label]", "3")
     page.wait_for_selector('.label[data-ready="5"]')
     assert numbers_on(page) == numbers[:3]
     page.context.close()

@@ -93,7 +93,7 @@ function render({ model, el: place }) {
       el("span", { class: "soft", role: "status", "data-changes": state.changes.length }, wrong ? t("to be put right: {count}", { count: wrong }) : state.changes.length ? t("not saved yet: {count}", { count: state.changes.length }) : t("Everything is saved.")),
       state.changes.length ? el("details", { class: "changes" }, el("summary", {}, t("Show the changes")), changeTable(state.changes)) : null);
   }
-  const changeTable = (changes) => el("table", {}, el("tr", {}, el("th", {}, t("Setting")), el("th", {}, t("before")), el("th", {}, t("after"))),
+  const changeTable = (changes) => el("table", {}, el("tr", {}, el("th", {}, t("Setting")), el("th", {}, t("old value")), el("th", {}, t("new value"))),
     changes.map((one) => el("tr", {}, el("td", {}, el("code", {}, one.name)), el("td", {}, written(one.old)), el("td", {}, written(one.new)))));
 
   async function save() {

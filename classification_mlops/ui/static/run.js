@@ -62,10 +62,10 @@ function render({ model, el: place }) {
     const { progress } = job, wish = (name) => () => ask("control", { number: job.id, wish: name });
     const button = (name, said, attributes) => busyButton({ "data-act": name, disabled: !state.may.work, ...attributes }, said, wish(name), (why) => say({ message: why }));
     const fact = (name, value) => el("div", {}, el("dt", {}, name), el("dd", {}, value));
-    fill(head, el("div", { class: "row" }, el("h2", {}, t("Training {number}", { number: job.id })), statusBadge(t, job.status), job.control && job.status === "running" ? el("span", { class: "soft" }, t("asked to: {wish}", { wish: { pause: t("Pause"), cancel: t("Cancel"), resume: t("Resume") }[job.control] ?? job.control })) : null,
+    fill(head, el("div", { class: "row" }, el("h2", {}, t("Training {number}", { number: job.id })), statusBadge(t, job.status), job.control && job.status === "running" ? el("span", { class: "soft" }, t("asked to: {wish}", { wish: { pause: t("Pause"), cancel: t("Cancel training"), resume: t("Resume") }[job.control] ?? job.control })) : null,
         el("span", { class: "row push" },
           job.status === "running" ? button("pause", t("Pause")) : null, ["paused", "interrupted"].includes(job.status) ? button("resume", t("Resume"), { class: "main" }) : null,
-          ACTIVE.includes(job.status) ? button("cancel", t("Cancel"), { class: "danger" }) : null,
+          ACTIVE.includes(job.status) ? button("cancel", t("Cancel training"), { class: "danger" }) : null,
           job.status === "finished" && model.get("media") ? el("a", { class: "button main", href: `/theme/${state.theme}/training/result/${job.run}/` }, t("See the result")) : null)),
       el("progress", { max: 1, value: shareOf(job), "aria-label": t("Progress") }),
       el("dl", { class: "tiles" }, fact(t("Stage"), stages[progress.stage] ?? progress.stage ?? "–"), fact(t("Epoch"), progress.epoch ? `${progress.epoch} / ${progress.epochs}` : "–"), fact(t("Step"), progress.step ? `${write.count(progress.step)} / ${write.count(progress.steps)}` : "–"),
