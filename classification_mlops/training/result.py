@@ -173,7 +173,9 @@ def explanations_of(
     return [(path, facts[n] if n < len(facts) else {}) for n, path in enumerate(paths)]
 
 # %% ../../nbs/training/21_result.ipynb #1796d159
-WITHOUT_CODE = "<style>.jp-CodeCell > .jp-Cell-inputWrapper, .jp-OutputPrompt { display: none }</style>"
+WITHOUT_CODE = (
+    "<style>.jp-CodeCell > .jp-Cell-inputWrapper { display: none } .jp-OutputPrompt { opacity: 0 }</style>"
+)
 
 
 def report_of(
