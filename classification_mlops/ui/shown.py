@@ -13,6 +13,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from ..db.labels import list_labels, refuse_strangers, set_label
+from ..db.reviews import decide_reviews
 from ..db.schema import Label, Theme, TrainData
 from ..db.session import in_chunks, writing
 from ..images.store import read_image
@@ -97,4 +98,6 @@ def say_label(
             raise UsageError("label {number} is not in this theme", number=label_id)
         for chunk in in_chunks(numbers):
             refuse_strangers(session, chunk, theme_id)
-        return set_label(session, numbers, label, place.visitor.name)
+        changed = set_label(session, numbers, label, place.visitor.name)
+        decide_reviews(session, numbers, place.visitor.name)
+        return changed

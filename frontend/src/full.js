@@ -131,7 +131,7 @@ class Manager extends ManagerBase {
     this.wait = FIRST_WAIT_MS;
     document.documentElement.dataset.connection = "live";
     if (this.mounted) for (const [id, state] of Object.entries(this.entered)) this.say({ id, data: { method: "update", state, buffer_paths: [] } });
-    for (const one of waiting) if (one[0].data.method !== "update" || !this.mounted) this.say(...one);
+    if (!this.mounted) for (const one of waiting) this.say(...one); // Later, screens ask again what has no answer
     if (this.mounted) for (const id of this.comms.keys()) (await this.get_model(id)).trigger("connected");
     this.mounted = true;
   }

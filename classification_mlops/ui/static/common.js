@@ -39,6 +39,12 @@ function el(tag, attributes = {}, ...children) {
   return made;
 }
 
+/** New content for an element; what is null or false is left out. */
+function fill(made, ...children) {
+  made.replaceChildren(...children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false));
+  return made;
+}
+
 const SVG = "http://www.w3.org/2000/svg";
 
 /** The same for SVG. */
