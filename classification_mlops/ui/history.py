@@ -22,7 +22,7 @@ from ..registry.tracking import versions_of
 from ..text import UsageError
 from ..training import result as left
 from ..training.versus import differing, versus
-from .result import job_facts, known_run, learning_of, main_metrics
+from .result import job_facts, known_run, main_metrics
 from classification_mlops.ui.screen import (
     TICKER,
     Place,
@@ -98,7 +98,7 @@ def side_by_side(
         "settings": differing(tables),
         "metrics": [main_metrics(workspace, run) for run in runs],
         "classes": [left.class_scores_of(folder) for folder in folders],
-        "learning": [learning_of(workspace, run) for run in runs],
+        "learning": [left.learning_of(workspace, run) for run in runs],
         "tests": [sum(counts.values()) for counts in tests],
         "against": [versus(first, other).facts() for other in others],
     }

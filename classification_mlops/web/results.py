@@ -112,7 +112,7 @@ def result_model(here: Here, theme_id: Number, run_id: RunId) -> StreamingRespon
     theme = theme_of_run(here, theme_id, run_id).name
     version = str(version_of_run(here, theme, run_id))
     here.workspace.artifacts.mkdir(exist_ok=True)
-    file = TemporaryFile(dir=here.workspace.artifacts)
+    file = TemporaryFile(dir=here.workspace.artifacts)  # noqa: SIM115 - closed by `blocks`
     with TemporaryDirectory(prefix="download-", dir=here.workspace.artifacts) as place:
         asked = "models", "download", "--", theme, version, f"{place}/model"
         cmlops(here.workspace, here.visitor.name, *asked)
