@@ -68,9 +68,9 @@ function matrix({ t, write, run, choose }) {
     const count = cell(label, answer), share = count / (sums.get(label) || 1);
     if (!count) return el("td", { class: label === answer ? "zero same" : "zero" });
     const [hue, ink] = label === answer ? ["11, 92, 171", "#1d2733"] : ["179, 38, 30", "#1d2733"];
-    const strength = label === answer ? 0.08 + 0.62 * share : 0.1 + 0.6 * share;
+    const strength = label === answer ? 0.08 + 0.8 * share : 0.1 + 0.78 * share;
     const said = t("label {label}, answer {answer}: {count} pictures, {share} of this label", { label, answer, count: write.count(count), share: write.share(share) });
-    return el("td", {}, button(label, answer, { title: said, "aria-label": said, style: `background: rgba(${hue}, ${strength.toFixed(3)}); color: ${strength > 0.5 ? "#fff" : ink}` }, write.count(count)));
+    return el("td", {}, button(label, answer, { title: said, "aria-label": said, style: `background: rgba(${hue}, ${strength.toFixed(3)}); color: ${strength > 0.6 ? "#fff" : ink}` }, write.count(count)));
   })));
   const table = el("table", { class: "matrix" }, el("thead", {}, head), el("tbody", {}, rows));
   table.addEventListener("keydown", (event) => {
@@ -272,9 +272,10 @@ export default {
     // ---- Pictures
     function picturesPart() {
       const wall = pictureWall({ model, t, write, ask, run, tell });
-      const worst = el("button", { type: "button", "data-worst": "", onclick: () => wall.open() }, t("Worst mistakes"));
-      const confusion = el("section", { class: "card stack" }, el("div", { class: "row" }, el("h2", {}, t("What was taken for what")), el("span", { class: "push" }, worst)), run.confusion.length ? matrix({ t, write, run, choose: wall.open }) : el("p", { class: "empty" }, t("No answers were kept.")));
-      const wide = el("div", { class: "two" }, confusion, wall.element);
+      const look = (label, answer) => wall.open(label, answer).then(() => wall.element.getBoundingClientRect().top > innerHeight - 120 && wall.element.scrollIntoView({ behavior: "smooth", block: "start" }));
+      const worst = el("button", { type: "button", "data-worst": "", onclick: () => look() }, t("Worst mistakes"));
+      const confusion = el("section", { class: "card stack" }, el("div", { class: "row" }, el("h2", {}, t("What was taken for what")), el("span", { class: "push" }, worst)), run.confusion.length ? matrix({ t, write, run, choose: look }) : el("p", { class: "empty" }, t("No answers were kept.")));
+      const labels = Math.max(run.classes.length, run.labels.length), wide = el("div", { class: labels > 8 && labels <= MATRIX_LABELS ? "two dense" : "two" }, confusion, wall.element);
       wall.open();
       return [wide, decidedPart()];
     }
