@@ -186,9 +186,10 @@ def explanations_of(
     return [(path, facts[n] if n < len(facts) else {}) for n, path in enumerate(paths)]
 
 # %% ../../nbs/training/21_result.ipynb #1796d159
-WITHOUT_CODE = (
-    "<style>.jp-CodeCell > .jp-Cell-inputWrapper { display: none } .jp-OutputPrompt { opacity: 0 }</style>"
-)
+WITHOUT_CODE = """<style>
+.jp-CodeCell > .jp-Cell-inputWrapper { display: none }
+.jp-CodeCell .jp-OutputArea .jp-OutputPrompt { visibility: hidden }
+</style>"""
 
 
 def report_of(
