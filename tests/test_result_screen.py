@@ -14,6 +14,7 @@ import pytest
 from browser import PASSWORD, add_people, chromium, opened, served, signed_in
 from sqlalchemy import select
 
+from classification_mlops.db.jobs import change_status, create_job
 from classification_mlops.db.schema import Label, LabelEvent, TrainData
 from classification_mlops.db.session import open_engine, reading, writing
 from classification_mlops.db.themes import create_theme, get_theme
@@ -170,6 +171,41 @@ def test_a_cell_opens_its_pictures_and_puts_a_label_right(site, tab):
     assert page.problems == []
 
 
+def test_keys_are_enough(site, tab):
+    "Tabs and cells are walked through, and a picture gets its label, without a mouse."
+    page = result(site, tab("bob"), site.poor)
+    page.focus("[data-tab=overview]")
+    page.keyboard.press("ArrowRight")
+    page.wait_for_selector("[data-panel=pictures] .pictures[data-ready=yes]")
+    assert page.evaluate("document.activeElement.dataset.tab") == "pictures"
+    cells = page.locator(".matrix td button")
+    places = cells.evaluate_all("all => all.map(one => [one.dataset.label, one.dataset.answer])")
+    label = places[0][0]
+    below = next(place for place in places if place[1] == places[0][1] and place[0] > label)
+    cells.first.focus()
+    page.keyboard.press("ArrowDown")
+    assert (
+        page.evaluate("[document.activeElement.dataset.label, document.activeElement.dataset.answer]")
+        == below
+    )
+    page.keyboard.press("Enter")
+    page.wait_for_selector(f".pictures[data-ready=yes] h2:has-text('{below[0]}')")
+    first = page.locator(".wall .picture").first
+    number, digit = int(first.get_attribute("data-id")), page.locator("[data-palette]").count()
+    with reading(site.engine) as session:
+        before = session.get(TrainData, number).label_id
+    key = digit if page.locator("[data-palette]").last.get_attribute("data-palette") != str(before) else 1
+    first.focus()
+    page.keyboard.press(str(key))
+    page.wait_for_selector(f".wall [data-id='{number}'] .now")
+    assert page.evaluate("document.activeElement.dataset.id") == str(number)
+    page.click("[data-undo]")
+    page.wait_for_selector(".pictures:has-text('Taken back: 1')")
+    with reading(site.engine) as session:
+        assert session.get(TrainData, number).label_id == before
+    assert page.problems == []
+
+
 def test_two_runs_side_by_side(site, tab):
     page = history(site, tab("vic"))
     assert page.locator("tr[data-run]").count() == 2
@@ -278,6 +314,22 @@ def test_a_viewer_looks_and_an_admin_promotes(site, tab):
     version = known.get_model_version_by_alias("digits", "champion")
     assert (version.run_id, version.tags["promotion.reason"]) == (site.poor, "the camera was changed")
     assert (version.tags["promotion.actor"], version.tags["promotion.forced"]) == ("ann", "True")
+
+
+def test_a_failed_training_says_why_and_others_start_are_seen(site, tab):
+    page = history(site, tab("vic"))
+    with writing(site.engine) as session:
+        job = create_job(session, "train", get_theme(session, "digits"), {"overrides": ["seed=7"]})
+        job.mlflow_run_id = "f" * 32
+        session.flush()
+        change_status(session, job.id, "queued", "failed", error="class 3 has too few pictures")
+    row = page.wait_for_selector(f"tr[data-run='{'f' * 32}']")
+    assert "class 3 has too few pictures" in row.inner_text() and "seed=7" in row.inner_text()
+    assert page.is_disabled(f"tr[data-run='{'f' * 32}'] input")
+    result(site, page, "f" * 32)
+    assert page.inner_text("[data-error]") == "class 3 has too few pictures"
+    assert page.locator("[data-tab=pictures], [data-promote]").count() == 0
+    assert page.problems == []
 
 
 def test_in_japanese_and_before_the_first_training(site, tab):

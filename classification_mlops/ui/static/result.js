@@ -241,15 +241,16 @@ export default {
       const id = el("code", { class: "soft small", title: t("The number of the run in MLflow") }, run.run_id);
       return el("div", { class: "card row" }, el("div", { class: "stack tight" }, el("div", { class: "row" }, about, times), id), actions);
     }
+    const ended = () => !["queued", "running", "paused"].includes(run.status);
     function states() {
       const shown = [];
-      if (["queued", "running", "paused"].includes(run.status)) shown.push(el("p", { class: "card" }, t("This training has not ended yet."), " ", onPage && el("a", { href: `/theme/${run.theme_id}/training/run/` }, t("Watch it"))));
+      if (!ended()) shown.push(el("p", { class: "card" }, t("This training has not ended yet."), " ", onPage && el("a", { href: `/theme/${run.theme_id}/training/run/` }, t("Watch it"))));
       if (run.error) shown.push(el("p", { class: "error", "data-error": "" }, run.error));
       return shown;
     }
     function tiles() {
       const names = metricNames(t), main = ["test_accuracy", "test_macro_f1"], shown = Object.keys(names).filter((name) => write.known(run.metrics[name]));
-      if (!shown.length) return el("p", { class: "empty" }, t("This run has left no numbers: it ended before the examination."));
+      if (!shown.length) return ended() ? el("p", { class: "empty" }, t("This run has left no numbers: it ended before the examination.")) : "";
       return el("dl", { class: "tiles scores" }, shown.map((name) => {
         const [value, low, high] = ["", "_low", "_high"].map((end) => run.metrics[name + end]);
         return el("div", { title: names[name][1], "data-metric": name, class: main.includes(name) ? "large" : "" }, el("dt", {}, names[name][0]), el("dd", {}, write.share(value)), write.known(low) && el("dd", { class: "range" }, intervalBar(write, value, low, high), el("span", {}, write.range(low, high))));
@@ -409,7 +410,7 @@ export default {
     async function draw() {
       run = await ask("overview");
       base = `/theme/${run.theme_id}/training/result/${run.run_id}/`;
-      const tabs = [["overview", t("Overview"), overviewPart], ["pictures", t("Pictures"), picturesPart], ["confidence", t("Confidence"), confidencePart], ["data", t("Data"), dataPart], ["settings", t("Settings"), settingsPart], ["report", t("Report"), reportPart]];
+      const tabs = [["overview", t("Overview"), overviewPart], ["pictures", t("Pictures"), picturesPart], ["confidence", t("Confidence"), confidencePart], ["data", t("Data"), dataPart], ["settings", t("Settings"), settingsPart], ["report", t("Report"), reportPart]].filter(([key]) => run.confusion.length || !["pictures", "confidence"].includes(key));
       const parts = tabbed(t, tabs, (key) => {
         opened = key;
         if (onPage) history.replaceState(null, "", `#${key}`);
