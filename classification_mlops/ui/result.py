@@ -70,7 +70,8 @@ def tracking_facts(workspace: Workspace, run_id: str) -> dict:
 # %% ../../nbs/ui/40_result.ipynb #04dc5ecc
 def files_of(folder: Path) -> dict[str, bool]:
     "What of a run can be opened or taken away."
-    names = {"report": "train.html", "notebook": "train.ipynb", "predictions": "predictions.csv"}
+    names = {"report": "train.html", "notebook": "train.ipynb"}
+    names |= {name: f"{name}.csv" for name in ("predictions", "snapshot")}
     return {name: (folder / file).is_file() for name, file in names.items()}
 
 # %% ../../nbs/ui/40_result.ipynb #c2ce763e

@@ -326,7 +326,7 @@ export default {
           ...(rows.length ? [el("div", { class: "scroll" }, el("table", {}, el("thead", {}, el("tr", {}, [t("what"), t("then"), t("now"), t("pictures")].map((name) => el("th", { scope: "col" }, name)))), el("tbody", {}, rows)))] : []));
         answer.dataset.ready = "yes";
       }, tell);
-      return [el("section", { class: "card stack" }, el("h2", {}, t("The pictures it was made with")), table), el("section", { class: "card stack" }, el("div", { class: "row" }, el("h2", {}, t("And now?")), compare), el("p", { class: "soft" }, t("Labels and pictures may have changed since. This compares the list that was frozen for the run with what is in the theme.")), answer)];
+      return [el("section", { class: "card stack" }, el("div", { class: "row" }, el("h2", {}, t("The pictures it was made with")), onPage && run.files.snapshot && el("a", { class: "button push", href: `${base}files/snapshot`, download: "", "data-download": "snapshot" }, t("Download the list as CSV"))), table), el("section", { class: "card stack" }, el("div", { class: "row" }, el("h2", {}, t("And now?")), compare), el("p", { class: "soft" }, t("Labels and pictures may have changed since. This compares the list that was frozen for the run with what is in the theme.")), answer)];
     }
 
     // ---- Settings
