@@ -388,7 +388,7 @@ export default {
     function decision(found, dialog, close) {
       const against = found.objections, { contest } = found, rows = [];
       if (contest) rows.push([t("against version {version}", { version: contest.versions[0] }), t("{after} of {count} test pictures right, before {before}", { after: write.count(contest.right[1]), before: write.count(contest.right[0]), count: write.count(contest.pictures) })],
-        [t("difference"), `${write.share(contest.gain)} (${write.range(contest.gain_low, contest.gain_high)})`], [t("right before, wrong now"), write.count(contest.lost)], [t("wrong before, right now"), write.count(contest.won)], [t("chance of so uneven a result between equals"), write.figure(contest.p_value)]);
+        [t("difference"), `${write.share(contest.gain)} (${write.range(contest.gain_low, contest.gain_high)})`], [t("right before, wrong now"), write.count(contest.lost)], [t("wrong before, right now"), write.count(contest.won)], [t("chance of so uneven a result between equals"), write.chance(contest.p_value)]);
       if (found.golden) rows.push([t("golden pictures known"), `${write.count(found.golden_known)} / ${write.count(found.golden)}`]);
       const reason = el("textarea", { rows: 2, required: against.length > 0, "aria-label": t("Reason") }), fault = el("div", { role: "alert" });
       const go = busyButton({ class: against.length ? "danger" : "main", "data-go": "", disabled: against.length > 0 }, against.length ? t("Promote all the same") : t("Let it be served"), async () => {
@@ -399,7 +399,7 @@ export default {
       }, (text) => fault.replaceChildren(el("p", { class: "error" }, text)));
       if (against.length) reason.addEventListener("input", () => (go.disabled = !reason.value.trim()));
       return [
-        contest ? el("div", {}) : el("p", {}, t("No model is served yet, so there is none to compare it with.")),
+        contest ? "" : el("p", {}, t("No model is served yet, so there is none to compare it with.")),
         rows.length ? facts(rows) : "",
         against.length ? el("div", { class: "error", "data-against": "" }, el("b", {}, t("This speaks against it:")), el("ul", {}, against.map((text) => el("li", {}, text)))) : el("p", { class: "done", "data-free": "" }, t("Nothing speaks against it.")),
         el("label", { class: "stack tight" }, against.length ? t("Why all the same? It is kept with the version, for others to read.") : t("Reason (kept with the version)"), reason),
