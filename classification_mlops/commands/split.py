@@ -70,10 +70,10 @@ def run_split(theme: str, ratios: str | None, seed: int | None, anew: bool, yes:
     from classification_mlops.config import load_params, parse_ratios
     from classification_mlops.db.session import reading, writing
     from classification_mlops.db.split import incomparable_models, resplit_theme, split_counts, split_theme
-    from classification_mlops.db.themes import get_theme
+    from classification_mlops.db.themes import get_theme, theme_files
 
     workspace, engine = connect()
-    params = load_params(workspace.params_file)
+    params = load_params(theme_files(engine, workspace, theme)[0])
     how = (
         parse_ratios(ratios) if ratios else params.split,
         params.seed if seed is None else seed,
@@ -97,10 +97,10 @@ def run_folds(theme: str, folds: int, seed: int | None, yes: bool) -> Answer:
     from classification_mlops.config import load_params
     from classification_mlops.db.folds import assign_folds, fold_counts, folds_of
     from classification_mlops.db.session import reading, writing
-    from classification_mlops.db.themes import get_theme
+    from classification_mlops.db.themes import get_theme, theme_files
 
     workspace, engine = connect()
-    number = load_params(workspace.params_file).seed if seed is None else seed
+    number = load_params(theme_files(engine, workspace, theme)[0]).seed if seed is None else seed
     with reading(engine) as session:
         present = folds_of(session, get_theme(session, theme))
     if present not in (None, folds):

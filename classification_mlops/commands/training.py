@@ -83,7 +83,7 @@ def expect(
     from classification_mlops.config import load_params
     from classification_mlops.db.queries import class_counts
     from classification_mlops.db.session import reading
-    from classification_mlops.db.themes import get_theme
+    from classification_mlops.db.themes import get_theme, theme_files
     from classification_mlops.training.estimate import (
         earlier_pace,
         estimate_s,
@@ -92,7 +92,7 @@ def expect(
     )
 
     overrides, params_file = asked
-    params = load_params(params_file or workspace.params_file, overrides)
+    params = load_params(params_file or theme_files(engine, workspace, theme)[0], overrides)
     with reading(engine) as session:
         found = get_theme(session, theme)
         pictures, classes = pictures_to_learn(session, found, params), len(class_counts(session, found))

@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['LONGEST_NAME', 'LONGEST_DESCRIPTION', 'NOT_IN_THEME_NAMES', 'checked_name', 'add_unique', 'create_theme',
-           'list_themes', 'get_theme', 'rename_theme', 'describe_theme', 'refuse_delete', 'delete_theme']
+           'list_themes', 'get_theme', 'theme_files', 'rename_theme', 'describe_theme', 'refuse_delete', 'delete_theme']
 
 # %% ../../nbs/db/04_themes.ipynb #6736bf91
 import unicodedata
+from pathlib import Path
 
-from sqlalchemy import delete, exists, select
+from sqlalchemy import Engine, delete, exists, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -29,7 +30,10 @@ from classification_mlops.db.schema import (
     Theme,
     TrainData,
 )
+from .session import reading
+from ..settings import files_of
 from ..text import JOINERS, UNSAFE, UsageError, UserError, suggestion
+from ..workspace import Workspace
 
 # %% ../../nbs/db/04_themes.ipynb #9c591409
 LONGEST_NAME, LONGEST_DESCRIPTION = 100, 10_000
@@ -100,6 +104,17 @@ def get_theme(
         hint = suggestion(name, session.scalars(select(Theme.name).order_by(Theme.name)))
         raise UsageError("theme {name} does not exist{hint}", name=name, hint=hint)
     return theme
+
+# %% ../../nbs/db/04_themes.ipynb #7026690d
+def theme_files(
+    engine: Engine,
+    workspace: Workspace,
+    name: str,  # Of a theme, which need not exist
+) -> tuple[Path, Path]:  # params.yaml and auguments.yaml
+    "The files that hold for a theme: its own, or those of the workspace."
+    with reading(engine) as session:
+        number = session.scalar(select(Theme.id).where(Theme.name == name))
+    return files_of(workspace, number) if number else (workspace.params_file, workspace.augmentations_file)
 
 # %% ../../nbs/db/04_themes.ipynb #e6517ee7
 def rename_theme(

@@ -24,6 +24,7 @@ from pathlib import Path
 
 import psutil
 
+from .running import noted
 from .swap import BROKEN, WANTED, WORKING, note_broken, read_note, write_note
 from ..text import UserError, say
 from ..workspace import Workspace
@@ -269,7 +270,10 @@ def serve_forever(
     handlers = {signal.SIGTERM: signal.default_int_handler, signal.SIGHUP: lambda *_: hurry.set()}
     before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
-        with ModelServer(workspace, theme, alias, **{"port": 5001, **options}) as server:
+        with (
+            ModelServer(workspace, theme, alias, **{"port": 5001, **options}) as server,
+            noted(workspace, theme, alias, server.url),
+        ):
             follow(server, hurry)
             reason = last_line(server.log)
         message = "the model server of {theme} has died: {reason}; see {log}"

@@ -54,18 +54,23 @@ class Progress(pl.Callback):
             self.loss = float(outputs["loss"] if isinstance(outputs, dict) else outputs)
             self._tell(trainer)
 
+    def on_train_epoch_end(self, trainer, pl_module):
+        metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        self._tell(trainer, metrics=metrics)
+
     def on_train_end(self, trainer, pl_module):
         self._tell(trainer, finished=True)
 
-    def _tell(self, trainer, finished: bool = False):
-        self.told = self.clock()
+    def _tell(self, trainer, finished: bool = False, **more):
+        now = self.clock()
+        self.told = self.told if more else now  # Epochs come on their own
         step, steps = trainer.global_step, int(trainer.estimated_stepping_batches)
-        left = time_left(self.told - self.started, step - self.first_step, steps - self.first_step)
+        left = time_left(now - self.started, step - self.first_step, steps - self.first_step)
         # After the last epoch Lightning has already counted on; early stopping ends before the plan.
         epoch = min(trainer.current_epoch + 1, trainer.max_epochs)
         progress = dict(stage="training", epoch=epoch, epochs=trainer.max_epochs, step=step, steps=steps)
         ending = dict(steps=step, time_left_s=0.0) if finished else dict(time_left_s=left)
-        self.tell({**progress, "loss": self.loss, **ending})
+        self.tell({**progress, "loss": self.loss, **ending, **more})
 
 # %% ../../nbs/training/01_callbacks.ipynb #87aa31d4
 class History(pl.Callback):

@@ -7,7 +7,7 @@ __all__ = ['Here', 'Number', 'STATUS', 'Text', 'Name', 'place_of', 'NotFound', '
            'told_status', 'Strict', 'LabelShown', 'ThemeShown', 'ThemeCreated', 'SplitDone', 'Statistics', 'NewTheme',
            'theme_create', 'shown_label', 'ThemeChange', 'theme_update', 'NewLabel', 'label_create', 'LabelChange',
            'label_change', 'label_delete', 'LabelUpdate', 'label_update', 'refuse_other_pictures', 'image_of',
-           'image_delete', 'SplitWish', 'split', 'theme_statistics', 'Config', 'config_save']
+           'image_delete', 'SplitWish', 'split', 'theme_statistics', 'Config', 'ConfigSaved', 'config_save']
 
 # %% ../../nbs/web/03_api.ipynb #5a52a271
 from typing import Annotated
@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy.orm import Session
 from typing_extensions import TypedDict
 
-from ..config import parse_augmentations, parse_params, save_augmentations, save_params
+from ..config import parse_augmentations, parse_params
 from classification_mlops.db.labels import (
     add_label,
     color_label,
@@ -37,6 +37,7 @@ from ..db.session import in_chunks, reading, writing
 from ..db.signin import TooManyAttempts
 from ..db.split import split_counts, split_theme
 from ..db.themes import create_theme, describe_theme
+from ..settings import load_settings, save_settings
 from ..text import UsageError, UserError
 from ..ui.screen import Place
 from .guard import Refusal
@@ -301,9 +302,9 @@ class SplitWish(Strict):
 @route("POST /api/theme/{theme_id}/split/")
 def split(here: Here, theme_id: Number, body: SplitWish) -> SplitDone:
     "Split what is new; what has a split keeps it."
-    from classification_mlops.config import load_params, parse_ratios
+    from classification_mlops.config import parse_ratios
 
-    params = load_params(here.workspace.params_file)
+    params = load_settings(here.workspace, theme_id).params
     ratios = params.split if body.ratios is None else parse_ratios(body.ratios)
     seed = params.seed if body.seed is None else body.seed
     with writing(here.engine) as session:
@@ -328,17 +329,22 @@ class Config(Strict):
     augmentations: list[dict] | None = Field(
         None, max_length=1000, examples=[[{"transform": "HorizontalFlip"}]]
     )
+    based_on: Annotated[int, Field(ge=0)] | None = Field(None, examples=[0])  # The version that was changed
+
+
+class ConfigSaved(TypedDict):
+    "The new version of a theme's settings."
+
+    version: int
 
 # %% ../../nbs/web/03_api.ipynb #fffb687b
 @route("POST /api/theme/{theme_id}/training/config/save/")
-def config_save(here: Here, theme_id: Number, body: Config) -> dict:
-    "Write the files of the workspace; both are judged before either is written."
+def config_save(here: Here, theme_id: Number, body: Config) -> ConfigSaved:
+    "Write a new version of the theme's settings; both files are judged before anything is written."
     with reading(here.engine) as session:
         theme_of(session, theme_id)
-    params = None if body.params is None else parse_params(body.params)
-    steps = None if body.augmentations is None else parse_augmentations(body.augmentations)
-    if params is not None:
-        save_params(params, here.workspace.params_file)
-    if steps is not None:
-        save_augmentations(steps, here.workspace.augmentations_file)
-    return {"params": params is not None, "augmentations": steps is not None}
+    now = load_settings(here.workspace, theme_id)
+    params = now.params if body.params is None else parse_params(body.params)
+    steps = now.augmentations if body.augmentations is None else parse_augmentations(body.augmentations)
+    version = save_settings(here.workspace, theme_id, params, steps, here.visitor.name, body.based_on)
+    return {"version": version}

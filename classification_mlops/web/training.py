@@ -21,7 +21,7 @@ from ..db.schema import Job, Theme
 from ..db.session import reading
 from ..registry.tracking import versions_of
 from ..training.result import metrics_of
-from ..ui.programs import cmlops
+from ..ui.programs import begin_training
 from .api import Here, Name, NotFound, Number, Strict, theme_of
 from .permissions import route
 
@@ -38,9 +38,7 @@ def training_start(here: Here, theme_id: Number, body: TrainingWish) -> dict:
     "Begin a training, and tell its numbers."
     with reading(here.engine) as session:
         name = theme_of(session, theme_id).name
-    how = "--queue" if body.queue else "--detach"
-    changes = [f"--set={override}" for override in body.overrides]
-    return cmlops(here.workspace, here.visitor.name, "train", how, *changes, "--", name)
+    return begin_training(here.workspace, here.visitor.name, name, body.overrides, body.queue)
 
 # %% ../../nbs/web/05_training.ipynb #8df9229e
 RUN_ID = re.compile("[0-9a-f]{32}")

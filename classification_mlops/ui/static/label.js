@@ -357,7 +357,7 @@ function render({ model, el: place }) {
     fill(detail, el("h2", {}, found.name),
       fact(t("Size"), `${found.width} × ${found.height}, ${number.format(found.bytes)} B`), fact(t("Split"), found.split && t(found.split)), fact(t("Group"), found.group), fact(t("Locked for tests"), found.golden && "★"),
       fact(t("Near-duplicates"), found.copies && `#${found.copies}`), fact(t("To look at"), found.reasons.join(", ")), fact(t("Added"), when(found.added)), fact("SHA-256", found.sha256.slice(0, 16) + "…"),
-      part(t("What models say"), found.answers.map((one) => el("p", {}, `${one.answer} · ${(100 * one.confidence).toFixed(1)} % · ${t(one.split)} · ${one.run.slice(0, 8)}`))),
+      part(t("What models say"), found.answers.map((one) => el("p", {}, `${one.answer} · ${(100 * one.confidence).toFixed(1)} % · ${one.split === "asked" ? t("when it was sent here") : t(one.split)} · ${one.run.slice(0, 8)}`))),
       part(t("Used by models"), found.models.map((one) => el("p", {}, `${one.mlflow_run_id.slice(0, 8)} · ${one.label} · ${t(one.split)}`))),
       part(t("History"), found.history.map((one) => el("p", {}, `${one.from ?? "–"} → ${one.to ?? "–"} `, el("span", { class: "soft" }, `${one.actor}, ${when(one.created_at)}`)))),
       part(t("From the camera"), Object.entries(found.exif).map(([name, value]) => fact(name, value))));

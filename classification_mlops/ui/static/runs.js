@@ -60,7 +60,7 @@ function intervalBar(write, value, low, high, color = COLORS[0]) {
 }
 
 /** Lines over epochs, with the values of an epoch on pointing at it or by the arrow keys. */
-function lineChart({ t, write, title, series, mark, format = (value) => write.figure(value) }) {
+function lineChart({ t, write, title, series, mark, format = (value) => write.figure(value), where = (x) => t("epoch {number}", { number: x }) }) {
   const W = 460, H = 230, L = 46, R = 10, T = 10, B = 28;
   const drawn = series.filter((one) => one.points.length), points = drawn.flatMap((one) => one.points);
   const values = el("div", { class: "values soft", "aria-live": "polite" });
@@ -97,7 +97,7 @@ function lineChart({ t, write, title, series, mark, format = (value) => write.fi
     pointer.setAttribute("x2", px(x));
     pointer.classList.add("on");
     const said = drawn.flatMap((one) => one.points.filter(([other]) => other === x).map(([, y]) => `${one.name} ${format(y)}`));
-    values.textContent = `${t("epoch {number}", { number: x })}: ${said.join("  ·  ")}`;
+    values.textContent = `${where(x)}: ${said.join("  ·  ")}`;
   };
   picture.addEventListener("pointermove", (event) => {
     const box = picture.getBoundingClientRect(), x = first + (((event.clientX - box.left) / box.width) * W - L) / (W - L - R) * (last - first);
