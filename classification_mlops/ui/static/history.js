@@ -14,7 +14,7 @@ export default {
     let rows = [], facts = {}, sort = { key: "created_at", down: true };
     const wish = { text: "", status: "", architecture: "", since: "" };
     const address = (run) => (onPage && run ? `/theme/${facts.theme_id}/training/result/${run}/` : null);
-    const kinds = { train: t("training"), tune: t("tuning"), evaluate: t("evaluation"), drift: t("drift") };
+    const kinds = { train: t("Training"), tune: t("Tuning"), evaluate: t("Evaluation"), drift: t("Drift") };
 
     // ---- The list
     const columns = [
