@@ -22,7 +22,7 @@ from ..registry.tracking import versions_of
 from ..text import UsageError
 from ..training import result as left
 from ..training.versus import differing, versus
-from .result import job_facts, known_run, learning_of, main_metrics
+from .result import job_facts, known_run, main_metrics
 from classification_mlops.ui.screen import (
     TICKER,
     Place,
@@ -98,7 +98,7 @@ def side_by_side(
         "settings": differing(tables),
         "metrics": [main_metrics(workspace, run) for run in runs],
         "classes": [left.class_scores_of(folder) for folder in folders],
-        "learning": [learning_of(workspace, run) for run in runs],
+        "learning": [left.learning_of(workspace, run) for run in runs],
         "tests": [sum(counts.values()) for counts in tests],
         "against": [versus(first, other).facts() for other in others],
     }
@@ -170,19 +170,21 @@ class HistoryScreen(RunComparison):
         super().__init__(place)
         TICKER.add(self, self.look)
 
+    def states(self, session: Session) -> list[tuple]:
+        "The newest jobs and how they are."
+        query = select(Job.id, Job.status).where(Job.theme_id == self.theme_id)
+        return [tuple(row) for row in session.execute(query.order_by(Job.id.desc()).limit(50))]
+
     def look(self):
         "Tell when a training has begun, or its status is another one; about once a second."
         self.turn += 1
-        if self.turn % 4:
+        if self.turn % 4 or self.seen is None:
             return
-        newest = (
-            select(Job.id, Job.status).where(Job.theme_id == self.theme_id).order_by(Job.id.desc()).limit(50)
-        )
         with reading(self.place.engine) as session:
-            found = [tuple(row) for row in session.execute(newest)]
-        if self.seen not in (None, found):
+            found = self.states(session)
+        if self.seen != found:
+            self.seen = found
             self.send({"changed": True})
-        self.seen = found
 
     @asked("view")
     def runs(self) -> dict:
@@ -190,5 +192,5 @@ class HistoryScreen(RunComparison):
         mark_interrupted(self.place.engine)
         with reading(self.place.engine) as session:
             theme = theme_here(session, self.theme_id)
-            rows = run_rows(session, self.place.workspace, theme)
+            rows, self.seen = run_rows(session, self.place.workspace, theme), self.states(session)
         return {"runs": rows, "theme_id": theme.id, "most": MOST_RUNS, "may": self.allows("work")}

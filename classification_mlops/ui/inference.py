@@ -115,7 +115,8 @@ class Asking(Pieces):
         pictures = whole_pictures([name], buffers, self.pieces)
         (answer,) = ask_server(self.url_of(wanted), [name], pictures, overlay=True)
         if not answer.get("overlay"):
-            raise UserError(answer.get("message") or say("this model cannot show where its answer came from"))
+            usual = say("this model cannot show where its answer came from")
+            raise UserError("{reason}", reason=answer.get("message") or usual)
         return {
             "overlay": answer["overlay"],
             "label": answer["label"],

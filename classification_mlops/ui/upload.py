@@ -6,6 +6,7 @@
 __all__ = ['MOST_BYTES', 'Name', 'Receiving', 'UploadScreen']
 
 # %% ../../nbs/ui/14_upload.ipynb #0a646632
+from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated
 

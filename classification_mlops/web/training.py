@@ -19,7 +19,8 @@ from ..db.models import model_of_run
 from ..db.owners import mark_interrupted
 from ..db.schema import Job, Theme
 from ..db.session import reading
-from ..registry.tracking import run_metrics
+from ..registry.tracking import versions_of
+from ..training.result import metrics_of
 from ..ui.programs import begin_training
 from .api import Here, Name, NotFound, Number, Strict, theme_of
 from .permissions import route
@@ -82,6 +83,8 @@ def training_history(
 def training_result(here: Here, theme_id: Number, run_id: RunId) -> dict:
     "What came of a training."
     with reading(here.engine) as session:
-        job = job_of(session, theme_of(session, theme_id), run_id)
-        model = model_of_run(session, run_id)
-    return shown_job(job) | {"model_id": model and model.id, "metrics": run_metrics(here.workspace, run_id)}
+        theme = theme_of(session, theme_id)
+        job, model = job_of(session, theme, run_id), model_of_run(session, run_id)
+    known = versions_of(here.workspace, theme.name).get(run_id, {"version": None, "aliases": []})
+    facts = {"model_id": model and model.id, "metrics": metrics_of(here.workspace, run_id)}
+    return shown_job(job) | known | facts

@@ -14,7 +14,7 @@ export default {
     let rows = [], facts = {}, sort = { key: "created_at", down: true };
     const wish = { text: "", status: "", architecture: "", since: "" };
     const address = (run) => (onPage && run ? `/theme/${facts.theme_id}/training/result/${run}/` : null);
-    const kinds = { train: t("training"), tune: t("tuning"), evaluate: t("evaluation"), drift: t("drift") };
+    const kinds = { train: t("Training"), tune: t("Tuning"), evaluate: t("Evaluation"), drift: t("Drift") };
 
     // ---- The list
     const columns = [
@@ -50,7 +50,7 @@ export default {
       const name = write.moment(row.created_at), link = address(row.run_id);
       const badges = [row.version && el("span", { class: "badge" }, `v${row.version}`), row.aliases.map((alias) => el("span", { class: `badge ${alias === "champion" ? "good" : ""}` }, alias === "champion" ? t("champion") : alias === "challenger" ? t("challenger") : alias)), row.kind !== "train" && el("span", { class: "badge" }, kinds[row.kind] ?? row.kind)];
       return el("tr", { "data-run": row.run_id ?? "", class: at >= 0 ? "chosen" : "" }, el("td", {}, check),
-        el("th", { scope: "row" }, el("div", { class: "row tightrow" }, link ? el("a", { href: link }, name) : el("span", {}, name), badges), row.run_id && el("code", { class: "soft small" }, row.run_id.slice(0, 8))),
+        el("th", { scope: "row" }, link ? el("a", { href: link }, name) : el("span", {}, name), el("div", { class: "row tightrow" }, badges, row.run_id && el("code", { class: "soft small" }, row.run_id.slice(0, 8)))),
         el("td", {}, statusBadge(t, row.status), row.error && el("div", { class: "soft small fault", title: row.error }, row.error)), measure(row, "test_accuracy"), el("td", { "data-value": "test_macro_f1" }, write.share(row.test_macro_f1)),
         el("td", { class: "changes" }, row.architecture ?? "–", row.changes.map((one) => el("code", { class: "soft", title: one }, one))),
         el("td", {}, write.count(row.epochs)), el("td", { class: "soft" }, spell(t, write.since(row.started_at, row.finished_at))));

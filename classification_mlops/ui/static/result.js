@@ -68,9 +68,9 @@ function matrix({ t, write, run, choose }) {
     const count = cell(label, answer), share = count / (sums.get(label) || 1);
     if (!count) return el("td", { class: label === answer ? "zero same" : "zero" });
     const [hue, ink] = label === answer ? ["11, 92, 171", "#1d2733"] : ["179, 38, 30", "#1d2733"];
-    const strength = label === answer ? 0.08 + 0.62 * share : 0.1 + 0.6 * share;
+    const strength = label === answer ? 0.08 + 0.8 * share : 0.1 + 0.78 * share;
     const said = t("label {label}, answer {answer}: {count} pictures, {share} of this label", { label, answer, count: write.count(count), share: write.share(share) });
-    return el("td", {}, button(label, answer, { title: said, "aria-label": said, style: `background: rgba(${hue}, ${strength.toFixed(3)}); color: ${strength > 0.5 ? "#fff" : ink}` }, write.count(count)));
+    return el("td", {}, button(label, answer, { title: said, "aria-label": said, style: `background: rgba(${hue}, ${strength.toFixed(3)}); color: ${strength > 0.6 ? "#fff" : ink}` }, write.count(count)));
   })));
   const table = el("table", { class: "matrix" }, el("thead", {}, head), el("tbody", {}, rows));
   table.addEventListener("keydown", (event) => {
@@ -241,15 +241,16 @@ export default {
       const id = el("code", { class: "soft small", title: t("The number of the run in MLflow") }, run.run_id);
       return el("div", { class: "card row" }, el("div", { class: "stack tight" }, el("div", { class: "row" }, about, times), id), actions);
     }
+    const ended = () => !["queued", "running", "paused"].includes(run.status);
     function states() {
       const shown = [];
-      if (["queued", "running", "paused"].includes(run.status)) shown.push(el("p", { class: "card" }, t("This training has not ended yet."), " ", onPage && el("a", { href: `/theme/${run.theme_id}/training/run/` }, t("Watch it"))));
+      if (!ended()) shown.push(el("p", { class: "card" }, t("This training has not ended yet."), " ", onPage && el("a", { href: `/theme/${run.theme_id}/training/run/` }, t("Watch it"))));
       if (run.error) shown.push(el("p", { class: "error", "data-error": "" }, run.error));
       return shown;
     }
     function tiles() {
       const names = metricNames(t), main = ["test_accuracy", "test_macro_f1"], shown = Object.keys(names).filter((name) => write.known(run.metrics[name]));
-      if (!shown.length) return el("p", { class: "empty" }, t("This run has left no numbers: it ended before the examination."));
+      if (!shown.length) return ended() ? el("p", { class: "empty" }, t("This run has left no numbers: it ended before the examination.")) : "";
       return el("dl", { class: "tiles scores" }, shown.map((name) => {
         const [value, low, high] = ["", "_low", "_high"].map((end) => run.metrics[name + end]);
         return el("div", { title: names[name][1], "data-metric": name, class: main.includes(name) ? "large" : "" }, el("dt", {}, names[name][0]), el("dd", {}, write.share(value)), write.known(low) && el("dd", { class: "range" }, intervalBar(write, value, low, high), el("span", {}, write.range(low, high))));
@@ -261,7 +262,7 @@ export default {
       const { rows, best_epoch } = run.learning, pair = (name) => [{ name: t("train"), color: COLORS[0], points: curve(rows, `train_${name}`) }, { name: t("valid"), color: "#b26a00", points: curve(rows, `valid_${name}`) }];
       const charts = el("section", { class: "card stack" }, el("h2", {}, t("Learning")), el("div", { class: "charts" }, lineChart({ t, write, title: t("Loss"), series: pair("loss"), mark: best_epoch }), lineChart({ t, write, title: t("Accuracy"), series: pair("accuracy"), mark: best_epoch, format: write.share })),
         el("p", { class: "soft small" }, t("Both losses should fall together. Where valid turns up while train falls on, the model begins to learn the pictures by heart. The dotted line is the epoch that was kept.")));
-      const cells = (row, name) => el("td", { class: "measure" }, el("span", { "data-value": name }, write.share(row[name])), intervalBar(write, row[name], row[`${name}_low`], row[`${name}_high`]));
+      const cells = (row, name) => el("td", { class: "measure" }, el("span", { "data-value": name }, write.share(row[name])), write.known(row[name]) && intervalBar(write, row[name], row[`${name}_low`], row[`${name}_high`]));
       const weakest = [...run.classes].sort((a, b) => (a.f1 ?? 2) - (b.f1 ?? 2));
       const table = el("section", { class: "card stack" }, el("h2", {}, t("Labels, the weakest first")), el("div", { class: "scroll" }, el("table", { class: "classes" }, el("thead", {}, el("tr", {}, [[t("label")], [t("test pictures")], [t("precision"), t("How often this answer is right")], [t("recall"), t("How much of this label is found")], ["F1", t("Falls when precision or recall does")]].map(([name, help]) => el("th", { scope: "col", title: help }, name)))),
         el("tbody", {}, weakest.map((row) => el("tr", { "data-class": row.label }, el("th", { scope: "row" }, row.label), el("td", {}, write.count(row.pictures)), cells(row, "precision"), cells(row, "recall"), cells(row, "f1")))))),
@@ -272,9 +273,10 @@ export default {
     // ---- Pictures
     function picturesPart() {
       const wall = pictureWall({ model, t, write, ask, run, tell });
-      const worst = el("button", { type: "button", "data-worst": "", onclick: () => wall.open() }, t("Worst mistakes"));
-      const confusion = el("section", { class: "card stack" }, el("div", { class: "row" }, el("h2", {}, t("What was taken for what")), el("span", { class: "push" }, worst)), run.confusion.length ? matrix({ t, write, run, choose: wall.open }) : el("p", { class: "empty" }, t("No answers were kept.")));
-      const wide = el("div", { class: "two" }, confusion, wall.element);
+      const look = (label, answer) => wall.open(label, answer).then(() => wall.element.getBoundingClientRect().top > innerHeight - 120 && wall.element.scrollIntoView({ behavior: "smooth", block: "start" }));
+      const worst = el("button", { type: "button", "data-worst": "", onclick: () => look() }, t("Worst mistakes"));
+      const confusion = el("section", { class: "card stack" }, el("div", { class: "row" }, el("h2", {}, t("What was taken for what")), el("span", { class: "push" }, worst)), run.confusion.length ? matrix({ t, write, run, choose: look }) : el("p", { class: "empty" }, t("No answers were kept.")));
+      const labels = Math.max(run.classes.length, run.labels.length), wide = el("div", { class: labels > 8 && labels <= MATRIX_LABELS ? "two dense" : "two" }, confusion, wall.element);
       wall.open();
       return [wide, decidedPart()];
     }
@@ -324,7 +326,7 @@ export default {
           ...(rows.length ? [el("div", { class: "scroll" }, el("table", {}, el("thead", {}, el("tr", {}, [t("what"), t("then"), t("now"), t("pictures")].map((name) => el("th", { scope: "col" }, name)))), el("tbody", {}, rows)))] : []));
         answer.dataset.ready = "yes";
       }, tell);
-      return [el("section", { class: "card stack" }, el("h2", {}, t("The pictures it was made with")), table), el("section", { class: "card stack" }, el("div", { class: "row" }, el("h2", {}, t("And now?")), compare), el("p", { class: "soft" }, t("Labels and pictures may have changed since. This compares the list that was frozen for the run with what is in the theme.")), answer)];
+      return [el("section", { class: "card stack" }, el("div", { class: "row" }, el("h2", {}, t("The pictures it was made with")), onPage && run.files.snapshot && el("a", { class: "button push", href: `${base}files/snapshot`, download: "", "data-download": "snapshot" }, t("Download the list as CSV"))), table), el("section", { class: "card stack" }, el("div", { class: "row" }, el("h2", {}, t("And now?")), compare), el("p", { class: "soft" }, t("Labels and pictures may have changed since. This compares the list that was frozen for the run with what is in the theme.")), answer)];
     }
 
     // ---- Settings
@@ -386,7 +388,7 @@ export default {
     function decision(found, dialog, close) {
       const against = found.objections, { contest } = found, rows = [];
       if (contest) rows.push([t("against version {version}", { version: contest.versions[0] }), t("{after} of {count} test pictures right, before {before}", { after: write.count(contest.right[1]), before: write.count(contest.right[0]), count: write.count(contest.pictures) })],
-        [t("difference"), `${write.share(contest.gain)} (${write.range(contest.gain_low, contest.gain_high)})`], [t("right before, wrong now"), write.count(contest.lost)], [t("wrong before, right now"), write.count(contest.won)], [t("chance of so uneven a result between equals"), write.figure(contest.p_value)]);
+        [t("difference"), `${write.share(contest.gain)} (${write.range(contest.gain_low, contest.gain_high)})`], [t("right before, wrong now"), write.count(contest.lost)], [t("wrong before, right now"), write.count(contest.won)], [t("chance of so uneven a result between equals"), write.chance(contest.p_value)]);
       if (found.golden) rows.push([t("golden pictures known"), `${write.count(found.golden_known)} / ${write.count(found.golden)}`]);
       const reason = el("textarea", { rows: 2, required: against.length > 0, "aria-label": t("Reason") }), fault = el("div", { role: "alert" });
       const go = busyButton({ class: against.length ? "danger" : "main", "data-go": "", disabled: against.length > 0 }, against.length ? t("Promote all the same") : t("Let it be served"), async () => {
@@ -397,7 +399,7 @@ export default {
       }, (text) => fault.replaceChildren(el("p", { class: "error" }, text)));
       if (against.length) reason.addEventListener("input", () => (go.disabled = !reason.value.trim()));
       return [
-        contest ? el("div", {}) : el("p", {}, t("No model is served yet, so there is none to compare it with.")),
+        contest ? "" : el("p", {}, t("No model is served yet, so there is none to compare it with.")),
         rows.length ? facts(rows) : "",
         against.length ? el("div", { class: "error", "data-against": "" }, el("b", {}, t("This speaks against it:")), el("ul", {}, against.map((text) => el("li", {}, text)))) : el("p", { class: "done", "data-free": "" }, t("Nothing speaks against it.")),
         el("label", { class: "stack tight" }, against.length ? t("Why all the same? It is kept with the version, for others to read.") : t("Reason (kept with the version)"), reason),
@@ -408,7 +410,7 @@ export default {
     async function draw() {
       run = await ask("overview");
       base = `/theme/${run.theme_id}/training/result/${run.run_id}/`;
-      const tabs = [["overview", t("Overview"), overviewPart], ["pictures", t("Pictures"), picturesPart], ["confidence", t("Confidence"), confidencePart], ["data", t("Data"), dataPart], ["settings", t("Settings"), settingsPart], ["report", t("Report"), reportPart]];
+      const tabs = [["overview", t("Overview"), overviewPart], ["pictures", t("Pictures"), picturesPart], ["confidence", t("Confidence"), confidencePart], ["data", t("Data"), dataPart], ["settings", t("Settings"), settingsPart], ["report", t("Report"), reportPart]].filter(([key]) => run.confusion.length || !["pictures", "confidence"].includes(key));
       const parts = tabbed(t, tabs, (key) => {
         opened = key;
         if (onPage) history.replaceState(null, "", `#${key}`);

@@ -14,6 +14,7 @@ function writer(model) {
     known,
     count: (value) => (known(value) ? number(0).format(value) : "–"),
     figure: (value, most = 3) => (known(value) ? number(most).format(value) : "–"),
+    chance: (value) => (known(value) ? new Intl.NumberFormat(language, { maximumSignificantDigits: 2 }).format(value) : "–"),
     share: (value) => (known(value) ? percent.format(value) : "–"),
     range: (low, high) => (known(low) && known(high) ? `${tenth.format(100 * low)} – ${percent.format(high)}` : ""),
     moment: (text) => (text ? moment.format(new Date(zone(text))) : "–"),
