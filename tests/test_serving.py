@@ -1,5 +1,6 @@
 "A real MLflow model server, spoken to as clients do, and mistreated."
 
+import gzip
 import json
 import os
 import signal
@@ -195,6 +196,69 @@ def test_other_content_types_are_refused(served, content_type):
     _, server, _ = served
     status, text = post(server.url, json.dumps(request_body(FILES[:1])).encode(), content_type)
     assert status == 415 and "application/json" in json.loads(text)["message"]
+
+
+# What some programs call JSON and the standard (RFC 8259) does not.
+NO_JSON = r"""
+1.e3 .5 +1 01 -01 0x1 1e 1eE2 -.1 Inf 'a' "a "\x00" "\u00A" "\uD8" "\a" "\" [1,] [,1] [1 {"a":1,} {a:1}
+{'a':1} {"a":1,,} {"a":"b"}} {1:1} {"a":} {"a"1} tru nul TRUE // /**/1 1/**/ [1]x "a"x 1# [1;2] (1) <1>
+"""
+NO_JSON = [*NO_JSON.split(), '"\ttab"', '"a\nb"', "\ufeff1", "[1 1]", '{"a" 1}', "\xa01"]
+# What is JSON, however strange, or what Python takes for it; anything may come of it but a fault.
+JSON = r"""
+[] {} null true -0 1e308 1E+400 -1e400 1e-999 123456789012345678901234567890 0.1e1 "" "\u0000" "\uD800" "\/"
+"\uDFFF\uD800" "\uD83D\uDE00" {"":0} {"a":1,"a":2} {"__proto__":1} [[]] [[[]],{}] [null,1,"1",{}] {"a":[1,{}]}
+"""
+JSON = [*JSON.split(), '"\U0010ffff"', '"\u2028"', '"\x7f"', "NaN", "-Infinity"]
+PLACES = (
+    "{}",
+    '{{"instances": [{}]}}',
+    '{{"inputs": {}}}',
+    '{{"dataframe_records": [{{"image": {}}}]}}',
+    '{{"instances": ["x"], "params": {}}}',
+)
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_what_is_no_json_is_refused_and_all_json_is_answered(served, place):
+    _, server, _ = served
+    for text in NO_JSON:
+        status, said = post(server.url, place.format(text).encode("utf-8", "surrogatepass"))
+        assert status == 400 and len(said) < 2_000, (text, said[:300])
+    for text in JSON:
+        status, said = post(server.url, place.format(text).encode())
+        assert status in (200, 400), (text, said[:300])
+        assert "Traceback" not in said and "site-packages" not in said
+        json.loads(said)
+
+
+def test_a_body_that_would_swell_is_not_unpacked(served):
+    _, server, _ = served
+    before = memory(server)
+    bomb = gzip.compress(b'{"instances": ["' + b"A" * 400_000_000 + b'"]}', 9)
+    assert len(bomb) < 2**20
+    status, said = post(server.url, bomb, Content_Encoding="gzip")
+    assert status in (400, 415) and len(said) < 2_000
+    assert memory(server) - before < 100 * 2**20
+
+
+ELSEWHERE = r"""
+/etc/passwd /etc/nothing-there /proc/self/environ file:///etc/passwd ../../etc/passwd images/1/a.png
+~/.ssh/id_rsa http://169.254.169.254/ http://127.0.0.1:1/ http://[::1]/ http://2130706433/ https://localhost/
+ftp://127.0.0.1/a gopher://127.0.0.1/ data:text/plain,a s3://bucket/a \\server\share jar:file:/a
+dict://127.0.0.1/ %2fetc%2fpasswd
+""".split()
+
+
+def test_addresses_are_never_followed(served):
+    _, server, _ = served
+    status, said = post(server.url, json.dumps({"instances": ELSEWHERE}).encode())
+    rows = json.loads(said)["predictions"]
+    assert status == 200 and len(rows) == len(ELSEWHERE)
+    assert all(row["error"] and row["label"] is None for row in rows)
+    there, missing = (row["error"] for row in rows[:2])
+    assert there == missing, "an answer may not tell whether a file exists"
+    assert "root:" not in said and "PATH=" not in said
 
 
 def test_large_requests_are_refused_early(served):

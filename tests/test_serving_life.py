@@ -210,6 +210,23 @@ def test_half_open_headers_do_not_disturb_and_are_closed(served):
     assert time.monotonic() - start < 60
 
 
+def test_bodies_that_come_slowly_do_not_disturb_and_are_closed(served):
+    _, server, _ = served
+    head = f"{HEAD}Content-Length: 100000\r\n\r\n".encode()
+    slow = [socket.create_connection((server.host, server.port)) for _ in range(800)]
+    start = time.monotonic()
+    for one in slow:
+        one.sendall(head + b'{"instances": ["')
+    asked = time.monotonic()
+    assert json.loads(get(server, "/health"))["alive"] and time.monotonic() - asked < 1
+    assert ask(server, {"instances": TEXT[:1]})[0]["label"]
+    for one in slow:
+        one.settimeout(70)
+        assert one.recv(100)[:12] in (b"", b"HTTP/1.1 408", b"HTTP/1.1 503")
+        one.close()
+    assert time.monotonic() - start < 70
+
+
 def test_interrupted_clients_leave_nothing(served):
     _, server, _ = served
     ask(server, {"instances": TEXT})
