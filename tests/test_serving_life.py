@@ -4,6 +4,8 @@ import json
 import os
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 import urllib.request
@@ -14,9 +16,12 @@ import psutil
 import pytest
 from packaged import pictures, register_small, workspace_with_model
 
+from classification_mlops.db.session import open_engine, upgrade_database, writing
+from classification_mlops.db.themes import create_theme
 from classification_mlops.registry.registration import promote
 from classification_mlops.serving.server import ModelServer, refresh
 
+PROGRAM = [sys.executable, "-c", "import sys; from classification_mlops.cli import main; sys.exit(main())"]
 HEAD = "POST /invocations HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
 TEXT = [b64encode(data).decode() for data in pictures(4)]
 
@@ -93,6 +98,35 @@ def test_a_new_champion_takes_over_without_a_lost_request(served):
         assert refresh(server)
         eventually(lambda: versions[-20:] == [2] * 20)
     assert failures == [] and set(versions) == {1, 2}
+
+
+def test_people_exchange_the_champion_and_take_it_back_under_load(served):
+    workspace, server, _ = served
+    engine = open_engine(workspace.database_url)
+    upgrade_database(engine)
+    with writing(engine) as session:
+        create_theme(session, "screws")
+    engine.dispose()
+    promote(workspace, "screws", 1)
+    refresh(server)
+    eventually(lambda: ask(server, {"instances": TEXT[:1]})[0]["model_version"] == 1)
+
+    def models(*arguments):
+        variables = os.environ | {"CMLOPS_WORKSPACE": str(workspace.root), "CMLOPS_USER": "ann"}
+        done = subprocess.run([*PROGRAM, "models", *arguments], env=variables, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+
+    with load(server) as (versions, failures):
+        models("promote", "screws", "2", "--force", "--reason", "tried on line 3")
+        assert refresh(server)  # As `cmlops serve` looks every few seconds
+        eventually(lambda: versions[-20:] == [2] * 20)
+        models("rollback", "screws", "--reason", "line 3 stopped")
+        assert refresh(server)
+        eventually(lambda: versions[-20:] == [1] * 20)
+        promote(workspace, "screws", 2)
+        assert refresh(server)
+        eventually(lambda: versions[-20:] == [2] * 20)
+    assert failures == []
 
 
 def test_a_broken_champion_changes_nothing_but_the_ready_page(served):
