@@ -10,6 +10,7 @@ from hashlib import sha256
 from pathlib import Path
 
 import pytest
+from forked import in_a_child
 from PIL import Image
 from sqlalchemy import event, insert, select, update
 
@@ -366,8 +367,7 @@ def test_a_killed_repair_harms_nothing(tmp_path, step, moment, monkeypatch):
 
         return die
 
-    child = os.fork()
-    if child == 0:
+    def work():
         mine = open_engine(workspace.database_url)
         if step == "commit":
             listener = "commit" if moment == "before" else "after_cursor_execute"
@@ -381,8 +381,8 @@ def test_a_killed_repair_harms_nothing(tmp_path, step, moment, monkeypatch):
         else:
             setattr(repair, step, fatal(getattr(repair, step)))
         repair_theme(mine, workspace, "parts", folder=tmp_path / "source")
-        os._exit(0)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL  # The fault fired
+
+    assert in_a_child(work) == -signal.SIGKILL  # The fault fired
     for number, path in enumerate(files):
         if number not in (0, 2, 3):
             assert path.read_bytes() == originals[number]

@@ -11,6 +11,7 @@ from hashlib import sha256
 from pathlib import Path
 
 import pytest
+from forked import in_a_child
 from hypothesis import given, settings
 from hypothesis import strategies as some
 from PIL import Image
@@ -349,19 +350,6 @@ def test_an_empty_folder_is_filled_in_place(engine, workspace, tmp_path):
     export_theme(engine, workspace, "parts", tmp_path / "out")
     assert (tmp_path / "out").stat().st_ino == same  # A shell that stands in it still does
     assert (tmp_path / "out" / "manifest.csv").exists()
-
-
-def in_a_child(work) -> int:
-    "The exit status of a child that does `work`."
-    child = os.fork()
-    if child == 0:
-        status = 1
-        try:
-            work()
-            status = 0
-        finally:
-            os._exit(status)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 @pytest.fixture(scope="module")

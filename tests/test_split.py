@@ -8,6 +8,7 @@ from hashlib import sha256
 from itertools import count as count_from
 
 import pytest
+from forked import in_a_child
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import event, func, select
@@ -627,23 +628,20 @@ def state_of(engine) -> tuple:
 
 def killed(url: str, act, moment: int) -> bool:
     "Run `act` in a child that kills itself before its statement of that number; whether it came so far."
-    child = os.fork()
-    if child == 0:
-        try:
-            engine, statements = open_engine(url), count_from(1)
 
-            def strike(*_):
-                if next(statements) == moment:
-                    os.kill(os.getpid(), signal.SIGKILL)
+    def work():
+        engine, statements = open_engine(url), count_from(1)
 
-            for name in ("before_cursor_execute", "commit"):
-                event.listen(engine, name, strike)
-            with writing(engine) as session:
-                act(session, get_theme(session, "screws"))
-        finally:
-            os._exit(0)
-    status = os.waitpid(child, 0)[1]
-    return os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
+        def strike(*_):
+            if next(statements) == moment:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        for name in ("before_cursor_execute", "commit"):
+            event.listen(engine, name, strike)
+        with writing(engine) as session:
+            act(session, get_theme(session, "screws"))
+
+    return in_a_child(work) == -signal.SIGKILL
 
 
 ACTS = {

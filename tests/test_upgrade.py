@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import closing
 
 import pytest
+from forked import in_a_child
 from sqlalchemy import Engine, event, inspect, select, text
 
 from classification_mlops.config import SplitRatios
@@ -256,24 +257,20 @@ def test_killed_at_every_statement(first, tmp_path):
 def upgrade_and_die(engine: Engine, url: str, fatal: int) -> int:
     "The exit status of a child that upgrades and is killed after the statement `fatal`, or at the commit."
     engine.dispose()  # Connections must not be shared with a child
-    child = os.fork()
-    if child == 0:
-        seen, status = [], 1
+    seen = []
 
-        def die(*_):
-            seen.append(1)
-            if len(seen) > fatal:
-                os.kill(os.getpid(), signal.SIGKILL)
+    def die(*_):
+        seen.append(1)
+        if len(seen) > fatal:
+            os.kill(os.getpid(), signal.SIGKILL)
 
-        try:
-            mine = open_engine(url)
-            event.listen(mine, "after_cursor_execute", die)
-            event.listen(mine, "commit", die)
-            upgrade_database(mine)
-            status = 0
-        finally:
-            os._exit(status)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    def work():
+        mine = open_engine(url)
+        event.listen(mine, "after_cursor_execute", die)
+        event.listen(mine, "commit", die)
+        upgrade_database(mine)
+
+    return in_a_child(work)
 
 
 def test_sqlite_is_copied_first_and_told(tmp_path):

@@ -45,7 +45,7 @@ function render({ model, el: place }) {
   const ask = asker(model), t = teller(model), number = figures(model), media = model.get("media");
   const state = {
     labels: [], figures: { per_label: {} }, reasons: {}, may: {}, rows: [], count: null,
-    wanted: {}, size: 50, cursor: 0, anchor: 0, chosen: new Set(), every: false, single: false, zoom: 0, advance: true, query: "", pictures: new Map(), unsaved: 0,
+    wanted: {}, size: 100, cursor: 0, anchor: 0, chosen: new Set(), every: false, single: false, zoom: 0, advance: true, query: "", pictures: new Map(), unsaved: 0,
   };
   let box = null;
 
