@@ -67,9 +67,8 @@ def run_app(browser, url: str, name: str):
     page.goto(f"{url}/lab/tree/{name}.ipynb?token={TOKEN}&reset")
     page.wait_for_selector(".jp-NotebookPanel .jp-Cell", timeout=OPEN_MS)
     page.wait_for_selector(".jp-Notebook-ExecutionIndicator[data-status=idle]", timeout=OPEN_MS)
-    page.click(".jp-Cell >> nth=0")
-    for _ in range(page.locator(".jp-Cell").count()):
-        page.keyboard.press("Shift+Enter")
+    page.click('.lm-MenuBar-itemLabel:text-is("Run")')
+    page.click('.lm-Menu-itemLabel:text-is("Run All Cells")')
     return page
 
 
@@ -81,7 +80,7 @@ def test_every_app_shows_its_screen(lab):
             page = run_app(browser, lab, name)
             page.wait_for_selector(f".jp-OutputArea-output {root}", timeout=OPEN_MS)
             page.wait_for_selector(f"{root} h2, {root} .tiles, {root} .empty", timeout=OPEN_MS)
-            assert page.locator('.jp-OutputArea-output[data-mime-type*="stderr"]').count() == 0
+            assert page.locator('.jp-OutputArea-output[data-mime-type*="error"]').count() == 0
             page.context.close()
 
 

@@ -69,7 +69,7 @@ def test_keys_become_rows(browser, url, engine):
         page.keyboard.press(key)
     page.wait_for_selector('.label[data-saved="3"]')
     assert labels_of(engine) == {first: "0", second: "1", third: "2"}
-    page.wait_for_selector('.label .tiles:has-text("labeled3")')
+    page.wait_for_selector('.label .tiles:has-text("Labeled3")')
     page.keyboard.press("Control+z")
     page.wait_for_selector(f'.cell[data-id="{third}"][data-label=""]')
     assert labels_of(engine) == {first: "0", second: "1"}

@@ -26,6 +26,9 @@ function teller(model) {
   return (text, values = {}) => (texts[text] ?? text).replace(/\{(\w+)\}/g, (whole, name) => values[name] ?? whole);
 }
 
+/** What the splits are called. */
+const splitNames = (t) => ({ train: t("train"), valid: t("valid"), test: t("test"), unsplit: t("unsplit") });
+
 /** An element: `el("button", { class: "main", onclick }, "Save")`. Text is text, never HTML. */
 function el(tag, attributes = {}, ...children) {
   const made = document.createElement(tag);

@@ -80,8 +80,8 @@ function render({ model, el: place }) {
   function showFigures() {
     const { pictures = 0, labeled = 0, unlabeled = 0, splits = {} } = state.figures;
     const tile = (name, value) => el("div", {}, el("dt", {}, name), el("dd", {}, number.format(value ?? 0)));
-    fill(tiles, tile(t("pictures"), pictures), tile(t("labeled"), labeled), tile(t("unlabeled"), unlabeled),
-      tile(t("train"), splits.train), tile(t("valid"), splits.valid), tile(t("test"), splits.test), tile(t("unsplit"), splits.unsplit));
+    fill(tiles, tile(t("Pictures"), pictures), tile(t("Labeled"), labeled), tile(t("unlabeled"), unlabeled),
+      Object.entries(splitNames(t)).map(([name, said]) => tile(said, splits[name])));
     progress.value = pictures ? labeled / pictures : 0;
     const share = t("{share} % labeled", { share: pictures ? Math.floor((100 * labeled) / pictures) : 0 });
     status.textContent = state.unsaved ? t("{count} not saved yet", { count: state.unsaved }) : share;
@@ -149,7 +149,7 @@ function render({ model, el: place }) {
     const image = el("img", { alt: row.name, title: row.name, loading: "lazy", draggable: "false", src: row.thumb ?? `${media}thumb/${row.id}` });
     const marks = [row.golden && "★", row.unsure && "?"].filter(Boolean).join(" ");
     const cell = el("div", { class: "cell", role: "option", id: `cm-${row.id}`, "data-id": row.id, "data-label": row.label ?? "", "data-index": index, "aria-selected": "false" },
-      image, el("span", { class: "line" }, chipOf(state, row), el("span", { class: "soft" }, marks, row.split ? t(row.split) : "")));
+      image, el("span", { class: "line" }, chipOf(state, row), el("span", { class: "soft" }, marks, row.split ? splitNames(t)[row.split] : "")));
     cell.classList.toggle("gone", Boolean(row.deleted));
     return cell;
   }
@@ -195,7 +195,7 @@ function render({ model, el: place }) {
       event.preventDefault();
       zoom(event.deltaY < 0 ? 1 : -1);
     });
-    fill(single, stage, el("p", { class: "row" }, chipOf(state, row), el("strong", {}, row.name), el("span", { class: "soft" }, `${row.width} × ${row.height}`), row.split ? el("span", { class: "badge" }, t(row.split)) : null));
+    fill(single, stage, el("p", { class: "row" }, chipOf(state, row), el("strong", {}, row.name), el("span", { class: "soft" }, `${row.width} × ${row.height}`), row.split ? el("span", { class: "badge" }, splitNames(t)[row.split]) : null));
     image.src = await pictureAddress(row.id);
   }
 
@@ -355,10 +355,10 @@ function render({ model, el: place }) {
     const fact = (name, value) => (value || value === 0 ? el("div", { class: "fact" }, el("span", { class: "soft" }, name), el("span", {}, String(value))) : null);
     const when = (text) => new Date(text).toLocaleString(model.get("language"));
     fill(detail, el("h2", {}, found.name),
-      fact(t("Size"), `${found.width} × ${found.height}, ${number.format(found.bytes)} B`), fact(t("Split"), found.split && t(found.split)), fact(t("Group"), found.group), fact(t("Locked for tests"), found.golden && "★"),
+      fact(t("Size"), `${found.width} × ${found.height}, ${number.format(found.bytes)} B`), fact(t("Split"), found.split && splitNames(t)[found.split]), fact(t("Group"), found.group), fact(t("Locked for tests"), found.golden && "★"),
       fact(t("Near-duplicates"), found.copies && `#${found.copies}`), fact(t("To look at"), found.reasons.join(", ")), fact(t("Added"), when(found.added)), fact("SHA-256", found.sha256.slice(0, 16) + "…"),
-      part(t("What models say"), found.answers.map((one) => el("p", {}, `${one.answer} · ${(100 * one.confidence).toFixed(1)} % · ${one.split === "asked" ? t("when it was sent here") : t(one.split)} · ${one.run.slice(0, 8)}`))),
-      part(t("Used by models"), found.models.map((one) => el("p", {}, `${one.mlflow_run_id.slice(0, 8)} · ${one.label} · ${t(one.split)}`))),
+      part(t("What models say"), found.answers.map((one) => el("p", {}, `${one.answer} · ${(100 * one.confidence).toFixed(1)} % · ${one.split === "asked" ? t("when it was sent here") : splitNames(t)[one.split]} · ${one.run.slice(0, 8)}`))),
+      part(t("Used by models"), found.models.map((one) => el("p", {}, `${one.mlflow_run_id.slice(0, 8)} · ${one.label} · ${splitNames(t)[one.split]}`))),
       part(t("History"), found.history.map((one) => el("p", {}, `${one.from ?? "–"} → ${one.to ?? "–"} `, el("span", { class: "soft" }, `${one.actor}, ${when(one.created_at)}`)))),
       part(t("From the camera"), Object.entries(found.exif).map(([name, value]) => fact(name, value))));
     detail.dataset.id = found.id;
@@ -371,9 +371,9 @@ function render({ model, el: place }) {
     const kind = w.unlabeled ? "unlabeled" : w.labeled ? "labeled" : "";
     fill(filters, 
       choice("kind", t("All pictures"), [["unlabeled", t("unlabeled")], ["labeled", t("labeled")]].map((one) => one)), choice("label", t("Any label"), state.labels.map((label) => [label.name, label.name])),
-      choice("split", t("Any split"), ["train", "valid", "test", "unsplit"].map((name) => [name, t(name)])), choice("reason", t("Any reason"), Object.entries(state.reasons).map(([name, count]) => [name, `${name} (${number.format(count)})`])),
+      choice("split", t("Any split"), ["train", "valid", "test", "unsplit"].map((name) => [name, splitNames(t)[name]])), choice("reason", t("Any reason"), Object.entries(state.reasons).map(([name, count]) => [name, `${name} (${number.format(count)})`])),
       el("input", { name: "group", placeholder: t("Group"), "aria-label": t("Group"), value: w.group ?? "", size: 9 }), el("input", { name: "labeled_by", placeholder: t("Labeled by"), "aria-label": t("Labeled by"), value: w.labeled_by ?? "", size: 9 }),
-      el("input", { name: "text", type: "search", placeholder: t("Name"), "aria-label": t("Name"), value: w.text ?? "" }), el("button", {}, t("Filter")), el("button", { type: "reset" }, t("Clear")));
+      el("input", { name: "text", type: "search", placeholder: t("Name"), "aria-label": t("Name"), value: w.text ?? "" }), el("button", {}, t("Filter")), el("button", { type: "reset", title: t("Clear"), "aria-label": t("Clear") }, "✕"));
     filters.elements.kind.value = kind;
   }
 

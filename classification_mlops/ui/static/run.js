@@ -31,7 +31,7 @@ function render({ model, el: place }) {
       await choose(made.job ?? made.job_id);
     };
     fill(start, el("div", { class: "row" }, el("h2", {}, t("Start a training")), el("span", { class: "soft" }, found.seconds ? t("takes about {time}", { time: spell(t, found.seconds) }) : "")),
-      el("dl", { class: "tiles" }, places.map((name) => tile(t(name), sums[name]))),
+      el("dl", { class: "tiles" }, places.map((name) => tile(splitNames(t)[name], sums[name]))),
       sums.unsplit ? el("p", { class: "soft" }, t("Pictures without a split get one when the training begins, and keep it for ever.")) : null,
       found.doubts.length ? el("ul", { class: "doubts" }, found.doubts.map((one) => el("li", {}, one))) : null,
       el("div", { class: "row" }, el("label", {}, el("span", { class: "soft" }, t("Epochs")), epochs), el("label", {}, el("span", { class: "soft" }, t("Architecture")), architecture),

@@ -4,12 +4,12 @@ function render({ model, el: place }) {
   const ask = asker(model), t = teller(model), number = figures(model);
   const root = el("div", { class: "cm split stack", "data-lm-suppress-shortcuts": "true" });
   place.append(root);
-  const shares = SPLITS.map((name) => el("input", { type: "number", min: 0, max: 100, step: "any", name, "aria-label": t(name), oninput: () => soon() }));
+  const shares = SPLITS.map((name) => el("input", { type: "number", min: 0, max: 100, step: "any", name, "aria-label": splitNames(t)[name], oninput: () => soon() }));
   const seed = el("input", { type: "number", min: 0, max: 2 ** 32 - 1, name: "seed", oninput: () => soon() });
   const go = el("button", { type: "button", class: "main", "data-act": "split", disabled: true, onclick: split }, t("Split the new pictures"));
   const message = el("p", { class: "error", role: "alert", hidden: true }), done = el("p", { class: "done", role: "status", hidden: true }), plan = el("div", { class: "stack" }), past = el("details", {}, el("summary", {}, t("Who split when")));
   root.append(el("p", { class: "soft" }, t("New pictures get a split once and keep it for ever, so that no model is ever examined with pictures it has learnt from. Copies and groups stay together.")),
-    el("div", { class: "row" }, SPLITS.map((name, index) => el("label", { class: "row" }, t(name), shares[index], "%")), el("label", { class: "row" }, t("Seed"), seed), go), message, done, plan, past);
+    el("div", { class: "row" }, SPLITS.map((name, index) => el("label", { class: "row" }, splitNames(t)[name], shares[index], "%")), el("label", { class: "row" }, t("Seed"), seed), go), message, done, plan, past);
   let work = false, waiting = null, turn = 0;
 
   const wish = () => ({ shares: shares.map((input) => Number(input.value)), seed: Number(seed.value) });
@@ -35,7 +35,7 @@ function render({ model, el: place }) {
     const cell = (now, more) => el("td", {}, number.format(now), more ? el("span", { class: "more" }, ` + ${number.format(more)}`) : null);
     fill(plan, fresh ? el("p", {}, t("{count} new pictures would be split:", { count: number.format(fresh) })) : el("p", { class: "soft" }, t("No labeled picture is without a split.")),
       found.quarantined ? el("p", { class: "soft" }, t("{count} pictures wait for a review: what they belong to is in several splits", { count: number.format(found.quarantined) })) : null,
-      el("table", {}, el("tr", {}, el("th", {}, t("Label")), SPLITS.map((name) => el("th", {}, t(name)))), found.rows.map((row) => el("tr", {}, el("td", {}, row.label), SPLITS.map((name) => cell(row.now[name], row.new[name])))),
+      el("table", {}, el("tr", {}, el("th", {}, t("Label")), SPLITS.map((name) => el("th", {}, splitNames(t)[name]))), found.rows.map((row) => el("tr", {}, el("td", {}, row.label), SPLITS.map((name) => cell(row.now[name], row.new[name])))),
         el("tr", { class: "sum" }, el("td", {}, t("all")), SPLITS.map((name) => cell(sum("now", name), sum("new", name))))));
     go.disabled = !work || !fresh;
     root.dataset.fresh = fresh;
@@ -63,7 +63,7 @@ function render({ model, el: place }) {
       seed.value = found.seed;
     }
     const when = (text) => new Date(/[zZ]|[+-]\d\d:?\d\d$/.test(text) ? text : text + "Z").toLocaleString(model.get("language"));
-    fill(past, past.firstChild, found.history.length ? el("table", {}, found.history.map((one) => el("tr", {}, el("td", { class: "soft" }, when(one.created_at)), el("td", {}, one.actor), el("td", {}, SPLITS.map((name) => `${t(name)} ${number.format(one.counts[name] ?? 0)}`).join(" · "))))) : el("p", { class: "soft" }, t("Nobody has split yet.")));
+    fill(past, past.firstChild, found.history.length ? el("table", {}, found.history.map((one) => el("tr", {}, el("td", { class: "soft" }, when(one.created_at)), el("td", {}, one.actor), el("td", {}, SPLITS.map((name) => `${splitNames(t)[name]} ${number.format(one.counts[name] ?? 0)}`).join(" · "))))) : el("p", { class: "soft" }, t("Nobody has split yet.")));
     await preview();
     root.dataset.ready = "1";
   }
