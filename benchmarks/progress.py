@@ -2,8 +2,9 @@
 
 python benchmarks/progress.py [--events 50]
 
-A training writes a line into its folder whenever it has something to tell. Here the benchmark writes the lines of
-a job that is running, one after another, and the time ends when Chromium has drawn the new point.
+A training writes a line into its folder whenever it has something to tell. Here the benchmark writes the
+lines of a job that is running, one after another, and the time ends when Chromium has drawn the new
+point.
 """
 
 import argparse
