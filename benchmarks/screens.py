@@ -161,14 +161,14 @@ def type_along(person: Person, first: int, period_s: float, until):
         turn += 1
 
 
-def crowd(url: str, key: str, people: int, period_s: float, act) -> tuple[list[Person], object]:
+def crowd(url: str, key: str, people: range, period_s: float, act) -> tuple[list[Person], object]:
     "Let people type as long as something else goes on."
     done = threading.Event()
     with ExitStack() as stack:
-        persons = [Person(url, key, stack) for _ in range(people)]
+        persons = [Person(url, key, stack) for _ in people]
         threads = [
-            threading.Thread(target=type_along, args=[person, number + 1, period_s, done.is_set])
-            for number, person in enumerate(persons)
+            threading.Thread(target=type_along, args=[person, number, period_s, done.is_set])
+            for number, person in zip(people, persons, strict=True)
         ]
         for thread in threads:
             thread.start()
@@ -200,10 +200,10 @@ def figures(folder: Path, pictures: int, keys: int, seconds: float) -> dict:
         alone = keys_ms(browser, url, keys)
         found |= {"keys": keys, "alone_p50_ms": round(median(alone), 1), "alone_p95_ms": p95(alone)}
         found["keys_lost"] = keys - len(alone)
-        others, beside = crowd(url, key, OTHERS, 0.5, lambda: keys_ms(browser, url, keys // 4))
+        others, beside = crowd(url, key, range(1, OTHERS + 1), 0.5, lambda: keys_ms(browser, url, keys // 4))
         found |= {"nine_p50_ms": round(median(beside), 1), "nine_p95_ms": p95(beside)}
         before = events(engine)
-        people, _ = crowd(url, key, PEOPLE, PEOPLE / RATE, lambda: time.sleep(seconds))
+        people, _ = crowd(url, key, range(100, 100 + PEOPLE), PEOPLE / RATE, lambda: time.sleep(seconds))
         times = [one for person in people for one in person.latencies]
         found |= {"fifty_labels": len(times), "fifty_p95_ms": p95(times)}
         found["fifty_lost"] = len(times) - (events(engine) - before)
