@@ -209,8 +209,11 @@ function render({ model, el: place }) {
     return Math.max(1, [...grid.children].findIndex((cell) => cell.offsetTop !== first)) || grid.children.length || 1;
   };
 
+  let asked = 0;
   const fetchPage = tried(async (turn = {}, cursor = 0) => {
+    const mine = ++asked;
     const found = await ask("page", { wanted: clean(state.wanted), turn: { ...turn, limit: state.size } });
+    if (mine !== asked) return false; // Somebody has gone on to another page
     if (!found.rows.length && (turn.after || turn.before)) return false;
     for (const row of state.rows) if (row.thumb) URL.revokeObjectURL(row.thumb);
     state.rows = found.rows.map((row, index) => (found.buffers ? { ...row, thumb: URL.createObjectURL(new Blob([found.buffers[index]])) } : row));
@@ -447,7 +450,7 @@ function render({ model, el: place }) {
       showCell(row);
     }
     showFigures();
-    if (!state.rows.length && state.figures.pictures && !Object.values(state.wanted).some(Boolean)) fetchPage();
+    if (root.dataset.ready && !state.rows.length && state.figures.pictures && !Object.values(state.wanted).some(Boolean)) fetchPage();
   });
   model.on("connected", () => refresh());
   const refresh = tried(async () => {

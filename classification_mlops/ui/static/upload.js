@@ -1,6 +1,6 @@
 // Pictures are dropped or chosen; batches go one after another, and a batch that was cut off goes again: the same bytes
 // are the same picture, so nothing arrives twice.
-const BATCH_FILES = 100, BATCH_BYTES = 24 * 2 ** 20, AT_ONCE = 2, PIECE = 4 * 2 ** 20;
+const BATCH_FILES = 500, BATCH_BYTES = 48 * 2 ** 20, AT_ONCE = 2, PIECE = 4 * 2 ** 20;
 const WAITS_MS = [500, 1000, 2000, 4000, 8000];
 const SHOWN_REMARKS = 200;
 
