@@ -7,6 +7,7 @@ from sqlalchemy import select
 from classification_mlops.db.labels import set_label
 from classification_mlops.db.schema import Label, LabelEvent, ReviewItem, TrainData
 from classification_mlops.db.session import open_engine, reading, writing
+from classification_mlops.db.users import set_role
 from classification_mlops.demo import sample_workspace
 
 PAGE = "/theme/1/"
@@ -192,6 +193,20 @@ def test_viewers_look(browser, url, engine):
     page.keyboard.press("1")
     assert not page.is_enabled(".choice >> nth=0")
     assert page.get_attribute(".label", "data-saved") is None and labels_of(engine) == {}
+    page.context.close()
+
+
+def test_open_pages_end_with_the_session_and_with_the_role(browser, url, engine):
+    page = label_page(browser, url, "bob")
+    with writing(engine) as session:
+        set_role(session, "bob", "viewer")
+    page.wait_for_selector(".choice[disabled]", timeout=20_000)  # It was opened again, as a viewer's
+    with writing(engine) as session:
+        set_role(session, "bob", "annotator")
+    other = page.context.new_page()
+    other.goto(url)
+    other.click('button:has-text("Log out")')
+    page.wait_for_url("**/login/**", timeout=20_000)
     page.context.close()
 
 

@@ -23,6 +23,7 @@ from ..db.selection import Filter, delete_pictures, label_selected
 from ..db.session import in_chunks, reading, writing
 from ..db.undo import redo, undo
 from ..images.store import read_image
+from ..text import UsageError
 from .detail import detail_of
 from .screen import TICKER, Place, Screen, asked, program_of, style_of
 from .shown import palette, say_label, theme_here, with_copies
@@ -238,6 +239,8 @@ class Deciding(Gallery):
         "Say what all pictures of a filter show."
         with writing(self.place.engine) as session:
             theme, label = self.theme(session), label_id and session.get(Label, label_id)
+            if label_id is not None and (label is None or label.theme_id != theme.id):
+                raise UsageError("label {number} is not in this theme", number=label_id)
             act = label_selected(session, theme, wanted.filter(), label and label.label_name, self.actor)
             return act.pictures
 

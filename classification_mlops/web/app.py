@@ -98,7 +98,11 @@ async def page_socket(ws: WebSocket, page: str):
         return await ws.close(4404)
     place = Place(state.workspace, state.engine, visitor, "/media/")
     make = partial(build_screen, page, place, dict(ws.query_params))
-    lives = partial(state.find, *key_of(ws))
+
+    def lives() -> bool:
+        found = state.find(*key_of(ws))
+        return found is not None and found.role == visitor.role
+
     watch = asyncio.create_task(end_with_session(lives, partial(host.kick, visitor.key)))
     try:
         await host.serve(ws, make, visitor.key)
