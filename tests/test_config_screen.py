@@ -108,6 +108,23 @@ def test_steps_are_seen_before_they_are_used(browser, url, workspace):
     page.context.close()
 
 
+@pytest.mark.slow
+def test_networks_are_found_with_their_size_and_speed(browser, url):
+    page = config_page(browser, url)
+    page.click('summary:has-text("Find a network")')
+    page.fill('input[aria-label="Find a network"]', "squeezenet1_1")
+    page.keyboard.press("Enter")
+    row = page.locator(".networks tr", has_text="squeezenet1_1").first
+    row.wait_for(timeout=LONG_S)
+    assert "1.2" in row.inner_text(), "million weights"
+    row.locator('button:has-text("How long?")').click()
+    row.locator("[data-seconds]:not([data-seconds=''])").wait_for(timeout=LONG_S)
+    row.locator('button:has-text("Take")').click()
+    assert page.input_value('[data-field="model.architecture"] .control') == "squeezenet1_1"
+    assert page.problems == []
+    page.context.close()
+
+
 def test_files_come_and_go(browser, url, workspace, tmp_path):
     page = config_page(browser, url)
     page.click("[data-tab=history]")

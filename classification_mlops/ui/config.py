@@ -165,6 +165,15 @@ class StepsScreen(SettingsScreen):
         place = self.place
         return cmlops(place.workspace, self.actor, "models", "architectures", "--", words)[:MOST_NETWORKS]
 
+    @asked("work")
+    def seconds(self, architecture: Words) -> float | None:  # None: nobody can say
+        "How long a training of this theme would take with a network, on this machine."
+        with reading(self.place.engine) as session:
+            theme = theme_here(session, self.theme_id).name
+        wish = f"--set=model.architecture={architecture}"
+        found = cmlops(self.place.workspace, self.actor, "train", "--estimate", wish, "--", theme)
+        return found.get("seconds")
+
 # %% ../../nbs/ui/20_config.ipynb #26159dcc
 class ConfigScreen(StepsScreen):
     "Forms for everything that a training can be told."

@@ -151,14 +151,32 @@ function render({ model, el: place }) {
   }
   const firstValues = (key) => Object.fromEntries([...state.fields].filter(([name]) => name.startsWith(key + ".")).map(([name, field]) => [name.split(".")[1], field.default ?? []]));
 
+  /** How long this theme would train with a network: measured when somebody asks. */
+  function speedOf(name) {
+    const place = el("span", { "data-seconds": "" }), button = el("button", { type: "button", disabled: !state.may.work, title: t("Tries a few steps on this machine, with the saved settings"), onclick: async () => {
+      button.disabled = true;
+      place.textContent = t("trying …");
+      try {
+        const seconds = await ask("seconds", { architecture: name });
+        place.textContent = seconds === null ? t("unknown") : t("about {minutes} min", { minutes: Math.max(1, Math.round(seconds / 60)) });
+        place.dataset.seconds = seconds ?? "";
+        button.hidden = true;
+      } catch (error) {
+        place.textContent = error.message;
+        button.disabled = false;
+      }
+    } }, t("How long?"));
+    return [button, place];
+  }
+
   function basicPanel() {
     const found = el("div", { class: "networks" }), words = el("input", { type: "search", placeholder: t("resnet, efficientnet, convnext …"), "aria-label": t("Find a network") });
     const look = async () => {
       fill(found, el("p", { class: "soft" }, t("Looking …")));
       try {
         const rows = await ask("architectures", { words: words.value });
-        fill(found, el("table", {}, el("tr", {}, el("th", {}, t("Network")), el("th", {}, t("Million weights")), el("th", {}, t("Usual side, px")), el("th", {}, "")),
-          rows.map((row) => el("tr", {}, el("td", {}, row.name), el("td", {}, written(row.parameters_m ?? "–")), el("td", {}, written(row.input_px ?? "–")), el("td", {}, el("button", { type: "button", disabled: !state.may.work, onclick: () => { put(state.params, "model.architecture", row.name); show(); touched(true); } }, t("Take")))))));
+        fill(found, el("table", {}, el("tr", {}, el("th", {}, t("Network")), el("th", {}, t("Million weights")), el("th", {}, t("Usual side, px")), el("th", {}, t("Training here")), el("th", {}, "")),
+          rows.map((row) => el("tr", {}, el("td", {}, row.name), el("td", {}, written(row.parameters_m ?? "–")), el("td", {}, written(row.input_px ?? "–")), el("td", {}, speedOf(row.name)), el("td", {}, el("button", { type: "button", disabled: !state.may.work, onclick: () => { put(state.params, "model.architecture", row.name); show(); touched(true); } }, t("Take")))))));
       } catch (error) {
         fill(found, el("p", { class: "error" }, error.message));
       }
