@@ -2,10 +2,11 @@
 
 python benchmarks/serving.py FOLDER [--requests N] [--memory N] [--no-peers]
 
-resnet18 with 10 classes and untrained weights at 224 px, JPEG photographs from below FOLDER, one torch
-thread everywhere. The load comes from `serving_load.py` in a process of its own, which keeps its connections.
-In process: decoding, preprocessing and network one picture at a time; and the network alone on batches.
-The peers of `serving_peers.py` are installed into an environment in a temporary folder, on top of this one.
+resnet18 with 10 classes and untrained weights at 224 px, JPEG photographs from below FOLDER. The load comes
+from `serving_load.py` in a process of its own, which keeps its connections. In process: decoding,
+preprocessing and network one picture at a time, with one torch thread; and the network alone on batches, with
+all cores. The server and its peers have all cores too, each in the way that it offers. The peers of
+`serving_peers.py` are installed into an environment in a temporary folder, on top of this one.
 """
 
 import argparse
@@ -48,6 +49,7 @@ from classification_mlops.serving.server import ModelServer, server_environment
 from classification_mlops.workspace import init_folders
 
 HERE = Path(__file__).parent
+CORES = len(os.sched_getaffinity(0))
 LABELS = [f"class {n}" for n in range(10)]
 IMPORT_AND_LOAD = """
 import sys, torchvision
@@ -93,6 +95,7 @@ def in_process(folder: Path, pictures: list[bytes]) -> dict:
         begun = perf_counter()
         network_logits(classifier.network, read_pixels(picture, classifier.preprocess)[None])
         single.append(perf_counter() - begun)
+    torch.set_num_threads(CORES)
     for _ in range(3):
         begun = perf_counter()
         for start in range(0, len(bags), 16):
@@ -195,8 +198,9 @@ def peers(folder: Path, scratch: Path, options) -> dict:
         log = scratch / f"{name}.log"
         try:
             with peer_server(name, python, folder, log) as url:
-                ask(url, 16, 32, scratch / "pictures", "--plain")
-                found[name] = ask(url, 16, options.requests, scratch / "pictures", "--plain")
+                form = "--plain", "list" if name == "bentoml" else "text"
+                ask(url, 16, 32, scratch / "pictures", *form)
+                found[name] = ask(url, 16, options.requests, scratch / "pictures", *form)
         except (OSError, subprocess.CalledProcessError, psutil.Error):
             found[name] = {"skipped": "did not answer", "log": log.read_text()[-500:]}
     return found

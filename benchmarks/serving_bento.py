@@ -8,10 +8,10 @@ import torch
 from classification_mlops.registry.pyfunc import load_classifier
 
 
-@bentoml.service(workers=1, traffic={"timeout": 600, "max_concurrency": 2000})
+@bentoml.service(workers=len(os.sched_getaffinity(0)), traffic={"timeout": 600, "max_concurrency": 2000})
 class Service:
     def __init__(self):
-        torch.set_num_threads(int(os.environ.get("CMLOPS_THREADS", "1")))
+        torch.set_num_threads(1)
         self.classifier = load_classifier(os.environ["CMLOPS_BENCHMARK_MODEL"])
 
     @bentoml.api(batchable=True, max_batch_size=64, max_latency_ms=60_000, route="/predict")

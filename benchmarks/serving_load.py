@@ -1,6 +1,6 @@
 """The load of benchmarks/serving.py: a process of its own that asks one server over many connections.
 
-python benchmarks/serving_load.py URL CLIENTS REQUESTS FOLDER [--plain] [--pause SECONDS]
+python benchmarks/serving_load.py URL CLIENTS REQUESTS FOLDER [--plain text|list] [--pause SECONDS]
 
 Every client keeps its connection, sends the next picture when the last was answered, and after a 503 waits
 as long as Retry-After says, at most `--pause`, before it asks again; latency is that of the answered
@@ -20,10 +20,13 @@ from time import perf_counter
 from urllib.parse import urlsplit
 
 
-def request_bytes(picture: bytes, address, plain: bool) -> bytes:
+def request_bytes(picture: bytes, address, plain: str | None) -> bytes:
     "A whole request: MLflow's form, or one picture alone, as the peers take it."
     text = b64encode(picture).decode()
-    content = {"image": text} if plain else {"dataframe_split": {"columns": ["image"], "data": [[text]]}}
+    if plain:
+        content = {"image": [text] if plain == "list" else text}
+    else:
+        content = {"dataframe_split": {"columns": ["image"], "data": [[text]]}}
     body = json.dumps(content).encode()
     head = f"POST {address.path or '/invocations'} HTTP/1.1\r\nHost: {address.netloc}\r\n"
     head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
@@ -81,7 +84,7 @@ def main():
     parser.add_argument("clients", type=int)
     parser.add_argument("requests", type=int)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--plain", action="store_true")
+    parser.add_argument("--plain", choices=["text", "list"])
     parser.add_argument("--pause", type=float, default=60.0)
     options = parser.parse_args()
     address = urlsplit(options.url)

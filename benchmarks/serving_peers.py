@@ -2,8 +2,8 @@
 
 python benchmarks/serving_peers.py litserve|bentoml|fastapi MODEL_FOLDER PORT
 
-Each takes {"image": base64} at POST /predict and answers with a label and its confidence, with one torch
-thread, in batches where the peer has them.
+Each takes {"image": base64} at POST /predict and answers with a label and its confidence, in batches
+where the peer has them, with as many workers of one torch thread as there are cores.
 """
 
 import os
@@ -14,7 +14,8 @@ import torch
 
 from classification_mlops.registry.pyfunc import load_classifier
 
-torch.set_num_threads(int(os.environ.get("CMLOPS_THREADS", "1")))
+CORES = len(os.sched_getaffinity(0))
+torch.set_num_threads(1)
 
 
 def answers(classifier, images: list) -> list[dict]:
@@ -42,29 +43,11 @@ def fastapi(folder: str, port: int) -> None:
 def litserve(folder: str, port: int) -> None:
     "Batches of up to 64, which LitServe gathers for 5 ms."
     import litserve as ls
+    from serving_litserve import Api
 
-    class Api(ls.LitAPI):
-        def setup(self, device):
-            torch.set_num_threads(int(os.environ.get("CMLOPS_THREADS", "1")))
-            self.classifier = load_classifier(folder)
-
-        def decode_request(self, request):
-            return request["image"]
-
-        def batch(self, inputs):
-            return list(inputs)
-
-        def predict(self, images):
-            return answers(self.classifier, images)
-
-        def unbatch(self, output):
-            return output
-
-        def encode_response(self, output):
-            return output
-
+    os.environ["CMLOPS_BENCHMARK_MODEL"] = folder
     api = Api(max_batch_size=64, batch_timeout=0.005)
-    ls.LitServer(api, accelerator="cpu", timeout=600).run(
+    ls.LitServer(api, accelerator="cpu", timeout=600, workers_per_device=CORES).run(
         port=port, host="127.0.0.1", generate_client_file=False, log_level="error"
     )
 

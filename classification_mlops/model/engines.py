@@ -70,7 +70,8 @@ def openvino_network(
     if threads := asked_threads():
         settings["INFERENCE_NUM_THREADS"] = threads
     network = openvino.Core().compile_model(path, "CPU", settings)
-    return lambda bags: network({"images": bags})[0].copy()
+    # A request of its own each time: several threads ask at once.
+    return lambda bags: network.create_infer_request().infer({"images": bags})[0].copy()
 
 # %% ../../nbs/model/09_engines.ipynb #a0934016
 class ExportedNetwork:

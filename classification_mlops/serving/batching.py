@@ -48,7 +48,7 @@ class Batcher:
         limit: int = QUEUE_LIMIT,
         runners: int = 1,  # Batches in work at once
     ):
-        self.ask, self.limit = ask, limit
+        self.ask, self.limit, self.runners = ask, limit, runners
         self.pictures, self.seconds_each = 0, 0.01  # in the queue or in work; of a picture, lately
         self.waiting, self.arrived = deque(), threading.Condition()
         for _ in range(runners):
@@ -56,7 +56,7 @@ class Batcher:
 
     def admit(self, count: int) -> None:
         # What is larger than the whole queue gets its turn when nobody else waits.
-        wait_s = self.pictures * self.seconds_each
+        wait_s = self.pictures * self.seconds_each / self.runners
         if self.pictures and (self.pictures + count > self.limit or wait_s > LONGEST_WAIT_S):
             raise Busy(max(1, ceil(wait_s)))
 
@@ -68,6 +68,12 @@ class Batcher:
             yield
         finally:
             self.pictures -= count
+
+    @property
+    def share(self) -> int:  # Pictures
+        "What one runner takes of what waits, so that the others are not idle meanwhile."
+        waiting = sum(len(question.images) for question in self.waiting)
+        return min(LARGEST_BATCH, ceil(waiting / self.runners))
 
     async def answers(self, images: list) -> list:
         loop = asyncio.get_running_loop()
@@ -84,7 +90,7 @@ def run_batches(batcher: Batcher) -> None:
     while True:
         with batcher.arrived:
             batcher.arrived.wait_for(lambda: batcher.waiting)
-            batch = take_batch(batcher.waiting)
+            batch = take_batch(batcher.waiting, batcher.share)
         start = perf_counter()
         outcomes = answer_batch(batcher.ask, batch)
         seconds = (perf_counter() - start) / sum(len(question.images) for question in batch)
