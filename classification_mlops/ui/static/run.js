@@ -68,7 +68,7 @@ function render({ model, el: place }) {
           ACTIVE.includes(job.status) ? button("cancel", t("Cancel training"), { class: "danger" }) : null,
           job.status === "finished" && model.get("media") ? el("a", { class: "button main", href: `/theme/${state.theme}/training/result/${job.run}/` }, t("See the result")) : null)),
       el("progress", { max: 1, value: shareOf(job), "aria-label": t("Progress") }),
-      el("dl", { class: "tiles" }, fact(t("Stage"), stages[progress.stage] ?? progress.stage ?? "–"), fact(t("Epoch"), progress.epoch ? `${progress.epoch} / ${progress.epochs}` : "–"), fact(t("Step"), progress.step ? `${write.count(progress.step)} / ${write.count(progress.steps)}` : "–"),
+      el("dl", { class: "tiles" }, fact(t("Stage"), job.status === "running" ? stages[progress.stage] ?? progress.stage ?? "–" : "–"), fact(t("Epoch"), progress.epoch ? `${progress.epoch} / ${progress.epochs}` : "–"), fact(t("Step"), progress.step ? `${write.count(progress.step)} / ${write.count(progress.steps)}` : "–"),
         fact(t("Loss"), write.figure(progress.loss)), fact(t("Time left"), job.status === "running" ? spell(t, progress.time_left_s) : "–")),
       job.error ? el("p", { class: "error" }, job.error) : null);
     if (!head.isConnected) fill(chosen, head, charts, logs);
