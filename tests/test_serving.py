@@ -13,6 +13,7 @@ import urllib.request
 from base64 import b64encode
 from pathlib import Path
 
+import pandas as pd
 import psutil
 import pytest
 from packaged import LABELS, PARAMS, pictures, small_network, workspace_with_model
@@ -84,6 +85,18 @@ def test_raw_files_are_answered_as_by_the_training_path(served):
     for row, probabilities in zip(rows, expected.probabilities, strict=True):
         assert list(row["probabilities"]) == LABELS
         assert row["probabilities"] == pytest.approx(probabilities, abs=1e-6)
+
+
+def test_a_client_of_mlflow_is_answered(served):
+    from mlflow.pyfunc.scoring_server.client import ScoringServerClient
+
+    _, server, classifier = served
+    client = ScoringServerClient("127.0.0.1", server.port)
+    client.wait_server_ready(timeout=10)
+    frame = pd.DataFrame({"image": [b64encode(data).decode() for data in FILES]})
+    for given in (None, {"top_k": 1}):
+        rows = client.invoke(frame, params=given).get_predictions()
+        assert rows["label"].tolist() == classifier.classify(FILES).label.tolist()
 
 
 TEXT = [b64encode(data).decode() for data in FILES[:3]]

@@ -16,10 +16,12 @@ import torch
 from optuna.trial import TrialState
 
 from classification_mlops.config import load_params, parse_study, save_yaml
+from classification_mlops.db.ingest import import_folder
 from classification_mlops.db.jobs import ask_job, get_job
 from classification_mlops.db.session import open_engine, reading, upgrade_database, writing
 from classification_mlops.db.snapshot import read_snapshot
-from classification_mlops.demo import sample_workspace
+from classification_mlops.db.themes import create_theme
+from classification_mlops.demo import sample_workspace, write_digits
 from classification_mlops.registry.registration import use_tracking
 from classification_mlops.text import UsageError, UserError
 from classification_mlops.training.asked import Cancelled
@@ -27,7 +29,7 @@ from classification_mlops.training.fit import fit
 from classification_mlops.training.material import load_data, split_new
 from classification_mlops.training.run import end_run, plan_run, register_run
 from classification_mlops.tuning.entry import enter, plan_tuning
-from classification_mlops.tuning.outcome import begin_search, train_best, tuning_outcome
+from classification_mlops.tuning.outcome import begin_search, run_tuning, train_best, tuning_outcome
 from classification_mlops.tuning.space import files_of, grid, refuse_bad_space
 from classification_mlops.tuning.study import (
     claim,
@@ -459,3 +461,25 @@ def test_the_command_tunes_registers_and_goes_on(tmp_path, place):
     assert train_best(search).model_version == 1  # nothing is left to do, and nothing is done twice
     end_run(search.run, "FINISHED")
     assert len(client.search_model_versions("name='digits'")) == 1
+
+
+def test_two_workers_tune_on_postgres(tmp_path, postgres_url, monkeypatch):
+    workspace = sample_workspace(tmp_path / "workspace")
+    monkeypatch.setenv("CMLOPS_DATABASE_URL", postgres_url)
+    engine = open_engine(workspace.database_url)
+    upgrade_database(engine)
+    with writing(engine) as session:
+        create_theme(session, "digits")
+    folder = write_digits(tmp_path / "source", limit=30, digits=3)
+    import_folder(engine, workspace, "digits", folder, create_labels=True, actor="x")
+    engine.dispose()
+    save_yaml({"study": {"trials": 6, "pruner": "none"}, "space": RATES}, workspace.study_file, "")
+    found = run_tuning(workspace, "digits", overrides=(*QUICK, "trainer.max_epochs=12"), workers=2)
+    study = existing_study(workspace, "digits")
+    assert found.states == {"complete": 6} and not [*workspace.artifacts.rglob("journal.log")]
+    assert len({trial.params["optimizer.learning_rate"] for trial in study.trials}) == 6
+    workers = {trial.user_attrs["worker"] for trial in study.trials}
+    assert len(workers) == 2, "both have worked"
+    client = use_tracking(workspace)
+    assert client.get_model_version("digits", "1").run_id and found.model_version == 1
+    assert found.values == {"valid_accuracy": study.best_value}
