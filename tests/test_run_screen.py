@@ -61,10 +61,12 @@ def test_a_training_is_begun_watched_paused_and_finished(browser, workspace):
         page.context.close()
         page = run_page(browser, url)
         assert page.get_attribute(".run", "data-watching") == "1"
+        page.fill("[name=epochs]", "7")
         page.wait_for_selector('.job[data-job="1"] [data-status=finished]', timeout=LONG_S)
         assert known <= int(page.get_attribute(".charts", "data-epochs")) <= int(EPOCHS)
         page.click("summary")
         page.wait_for_selector('.log:has-text("FINISHED")')
+        assert page.input_value("[name=epochs]") == "7", "what is typed stays when a training ends"
         page.click('a:has-text("See the result")')
         page.wait_for_url(f"**/training/result/{job_of(workspace, 1).mlflow_run_id}/")
         assert page.problems == []

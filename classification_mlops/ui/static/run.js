@@ -19,12 +19,15 @@ function render({ model, el: place }) {
   const current = () => state.jobs.find((job) => job.id === state.chosen);
 
   // --- before a training -----------------------------------------------------------------------------------------------
-  function showStart(found) {
+  const epochs = el("input", { type: "number", min: 1, max: 100000, name: "epochs" }), architecture = el("input", { name: "architecture", maxlength: 100 });
+
+  function showStart(found) {  // What somebody has typed stays when a training ends meanwhile
     const places = ["train", "valid", "test", "unsplit"];
     const sums = Object.fromEntries(places.map((name) => [name, Object.values(found.counts).reduce((sum, one) => sum + one[name], 0)]));
     const tile = (name, value) => el("div", {}, el("dt", {}, name), el("dd", {}, write.count(value)));
-    const epochs = el("input", { type: "number", min: 1, max: 100000, placeholder: String(found.epochs), name: "epochs" });
-    const architecture = el("input", { placeholder: found.architecture, name: "architecture", maxlength: 100 });
+    const typing = [epochs, architecture].find((input) => input.matches(":focus"));
+    epochs.placeholder = found.epochs;
+    architecture.placeholder = found.architecture;
     const begin = (queue) => async () => {
       say();
       const made = await ask("begin", { epochs: epochs.value ? Number(epochs.value) : null, architecture: architecture.value, queue });
@@ -38,6 +41,7 @@ function render({ model, el: place }) {
         busyButton({ class: "main", disabled: !state.may.work, "data-act": "begin" }, t("Start now"), begin(false), (text) => say({ message: text })),
         busyButton({ disabled: !state.may.work, title: t("A worker begins it when it is free: cmlops worker"), "data-act": "queue" }, t("Leave it to a worker"), begin(true), (text) => say({ message: text })),
         model.get("media") ? el("a", { class: "button", href: `/theme/${found.theme}/training/config/` }, t("All settings")) : null));
+    typing?.focus();
   }
 
   // --- the list --------------------------------------------------------------------------------------------------------
