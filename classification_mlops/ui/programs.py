@@ -48,7 +48,8 @@ def begin_training(
     theme: str,  # Its name
     overrides: list[str],  # Such as "trainer.max_epochs=3"
     queue: bool = False,  # Leave it to a worker
+    key: str = "",  # Of the question; asked again with it, the answer is the same
 ) -> dict:  # Numbers of the job and of the run
     "Begin a training that outlives whoever asks for it."
-    changes = [f"--set={override}" for override in overrides]
-    return cmlops(workspace, actor, "train", "--queue" if queue else "--detach", *changes, "--", theme)
+    wishes = [f"--key={key}", *(f"--set={override}" for override in overrides)]
+    return cmlops(workspace, actor, "train", "--queue" if queue else "--detach", *wishes, "--", theme)
