@@ -23,6 +23,7 @@ from ..registry.tracking import champions, run_tags, versions_of
 from ..text import UsageError, UserError
 from ..training import result as left
 from .programs import cmlops
+from .report import report_page
 from .screen import Place, Screen, asked, place_here, program_of, static_text, style_of
 from .shown import palette, say_label, shown_pictures, theme_here, with_copies
 from ..workspace import Workspace, masked_url
@@ -224,7 +225,7 @@ class RunMaterial(RunPictures):
     @asked("view")
     def report(self, code: bool = False) -> dict:
         "The report as text, for a notebook, which has no address to fetch it from."
-        page = left.report_of(self.folder, code)
+        page = report_page(self.folder, code)
         if page is None or len(page) > LARGEST_REPORT:
             raise UserError("the report lies in {folder}", folder=self.folder)
         return {"html": page}
