@@ -27,12 +27,12 @@ from ..db.schema import ReviewItem, TrainData
 from ..db.session import writing
 from ..images.candidates import Candidate, shown_name
 from ..images.decode import REASONS, UnreadableImage
-from ..registry.tracking import versions_of
+from ..registry.tracking import tracking_trouble, versions_of
 from ..serving.client import Connection, read_answers, request_body
 from ..serving.running import START_LOG, is_held, start_logs
 from ..serving.server import last_line
 from ..text import UserError, language, say
-from .programs import PROGRAM, cmlops
+from .programs import PROGRAM
 from .screen import Place
 from ..workspace import Workspace
 
@@ -40,11 +40,8 @@ from ..workspace import Workspace
 def versions_here(place: Place, theme: str) -> list[dict]:  # Newest first
     "The registered models of a theme: version, aliases, run."
     found = [facts | {"run": run} for run, facts in versions_of(place.workspace, theme).items()]
-    if not found and place.workspace.tracking_uri.startswith("http"):
-        rows = cmlops(place.workspace, place.visitor.name, "models", "list", "--", theme)
-        found = [
-            {"version": int(row["version"]), "aliases": row["aliases"], "run": row["run_id"]} for row in rows
-        ]
+    if not found and (trouble := tracking_trouble(place.workspace)):
+        raise UserError("{reason}", reason=trouble)
     return sorted(found, key=lambda one: -one["version"])
 
 # %% ../../nbs/ui/58_asking.ipynb #c4e826b1

@@ -13,6 +13,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field
 
 from ..db.session import reading
+from ..registry.tracking import tracking_trouble
 from ..serving.answers import AnswerColumns, csv_line
 from ..serving.running import hold, running_servers, start_log, stop_server
 from ..text import UsageError, UserError, say
@@ -225,4 +226,5 @@ class InferenceScreen(Starting):
             for version, failed in starts(self.place.workspace, self.theme_id).items()
             if may["manage"] or not failed
         ]
-        return facts | {"models": models, "servers": shown, "starting": begun}
+        trouble = tracking_trouble(self.place.workspace)
+        return facts | {"models": models, "servers": shown, "starting": begun, "trouble": trouble}

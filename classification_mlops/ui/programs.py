@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 
+from ..registry.rest import forget_answers
 from ..text import UsageError, UserError, language
 from ..workspace import Workspace
 
@@ -35,6 +36,7 @@ def cmlops(
     except subprocess.TimeoutExpired as error:
         message = "{command} takes longer than {seconds} s"
         raise UserError(message, command=" ".join(arguments[:2]), seconds=LONGEST_S) from error
+    forget_answers()
     if done.returncode == 0:
         return json.loads(done.stdout)
     lines = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]

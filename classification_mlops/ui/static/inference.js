@@ -91,13 +91,14 @@ function render({ model, el: place }) {
   function showServer() {
     const here = serving()[0], version = chosen()?.version, starting = isStarting(), failed = begun()?.failed, others = facts.servers.filter((one) => one.version !== null && one.version !== version);
     place.dataset.server = here ? "ready" : starting ? "starting" : "none";
-    const now = JSON.stringify([facts.models, facts.servers, facts.starting, wanted, starting, facts.may]);
+    const now = JSON.stringify([facts.models, facts.servers, facts.starting, facts.trouble, wanted, starting, facts.may]);
     if (server.dataset.shown === now) return;
     server.dataset.shown = now;
     const stop = here?.name && facts.may.manage && el("button", { type: "button", class: "danger", "data-stop": "", title: t("End this model server; others cannot ask it any more, either"), onclick: tried(async () => { await ask("stop", { name: here.name }); await look(); }) }, t("Stop the server"));
     const start = !here && version && facts.may.manage && el("button", { type: "button", class: "main", "data-start": "", disabled: starting, onclick: tried(async () => { wishing = true; showServer(); try { await ask("start", { wanted }); } finally { wishing = false; await look(); } }) }, starting ? t("Starting…") : t("Start the server"));
     fill(server, here ? el("span", { class: "badge good", title: here.url }, t("Version {version} answers", { version })) : version ? el("span", { class: "badge bad" }, starting ? t("Starting…") : t("No server answers")) : null, start, stop);
     const lines = [];
+    if (facts.trouble) lines.push(el("p", { class: "error", "data-trouble": "" }, facts.trouble));
     if (!version) lines.push(el("p", { class: "empty" }, t("This theme has no model yet: label pictures, train, and come back."), " ", onPage && el("a", { href: `/theme/${facts.theme_id}/training/run/` }, t("Train"))));
     else if (!here && starting) lines.push(el("p", { class: "soft" }, t("The model is being loaded; this takes some seconds. Pictures may be dropped already.")));
     else if (!here) {
