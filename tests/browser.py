@@ -46,20 +46,31 @@ def free_port() -> int:
 
 
 @contextmanager
-def served(workspace: Workspace, workers: int = 1, port: int | None = None) -> Iterator[str]:
-    "The address of a server of the screens, as long as it is needed."
+def web_process(
+    workspace: Workspace, workers: int = 1, port: int | None = None, **variables: str
+) -> Iterator[tuple[subprocess.Popen, str]]:
+    "A server of the screens and its address, as long as it is needed."
     port, log = port or free_port(), workspace.root / "server.log"
-    variables = os.environ | {"CMLOPS_WORKSPACE": str(workspace.root)}
+    variables = os.environ | {"CMLOPS_WORKSPACE": str(workspace.root)} | variables
     command = [*PROGRAM, "web", "--port", str(port), "--workers", str(workers)]
     with log.open("ab") as file:
         server = subprocess.Popen(command, cwd=workspace.root, env=variables, stdout=file, stderr=file)
     url = f"http://127.0.0.1:{port}"
     try:
         wait_until_ready(server, url, log)
-        yield url
+        yield server, url
     finally:
         server.terminate()
         server.wait(30)
+
+
+@contextmanager
+def served(
+    workspace: Workspace, workers: int = 1, port: int | None = None, **variables: str
+) -> Iterator[str]:
+    "The address of such a server."
+    with web_process(workspace, workers, port, **variables) as (_, url):
+        yield url
 
 
 def wait_until_ready(server: subprocess.Popen, url: str, log: Path):

@@ -5,6 +5,7 @@ import hashlib
 import io
 import json
 import re
+from base64 import b64encode
 
 import pytest
 from browser import add_people, chromium, opened, served, signed_in
@@ -15,7 +16,15 @@ from classification_mlops.db.schema import ReviewItem, TrainData
 from classification_mlops.db.session import open_engine, reading
 from classification_mlops.demo import sample_workspace
 from classification_mlops.serving.client import PredictionClient
-from classification_mlops.serving.running import notes_folder, running_servers, stop_server
+from classification_mlops.serving.running import (
+    hold,
+    is_held,
+    notes_folder,
+    running_servers,
+    start_log,
+    start_logs,
+    stop_server,
+)
 
 PAGE = "/theme/1/inference/"
 SLOW = 90_000  # ms: a model server loads torch
@@ -77,19 +86,19 @@ def table_of(page) -> list[dict]:
         return list(csv.DictReader(io.StringIO(file.read())))
 
 
-def forged(page, question) -> str:
+def forged(page, question, **given) -> str:
     "What comes back when a program in the browser asks for something by itself."
     return page.evaluate(
-        """async (ask) => {
+        """async ([ask, given]) => {
           const models = await Promise.all([...widgets.comms.keys()].map((id) => widgets.get_model(id)));
           const model = models.find((one) => one.get("texts"));
           return new Promise((resolve) => {
             model.on("msg:custom", (said) => said.number === 999 && resolve(said.error?.message ?? "done"));
-            model.send({ number: 999, ask, given: {} });
+            model.send({ number: 999, ask, given });
             setTimeout(() => resolve("late"), 10000);
           });
         }""",
-        question,
+        [question, given],
     )
 
 
@@ -100,8 +109,19 @@ def test_nobody_answers_until_an_admin_starts_a_server(browser, url, workspace, 
     page.wait_for_selector('.inference[data-waiting="1"]')
     page.click("[data-start]")
     page.wait_for_selector(".inference[data-server=starting]")
+    other = inference_page(browser, url)  # Whoever looks from elsewhere, or again, sees it, too
+    assert other.get_attribute(".inference", "data-server") == "starting"
+    other.reload()
+    other.wait_for_selector(".inference[data-ready]")
+    assert other.get_attribute(".inference", "data-server") == "starting"
+    assert "is being loaded" in other.text_content(".advice") and other.is_disabled("[data-start]")
+    assert forged(other, "start", wanted="champion") == "done"  # Asked for again, it is still one server
     page.wait_for_selector(".inference[data-server=ready]", timeout=SLOW)
+    other.wait_for_selector(".inference[data-server=ready]")
+    assert forged(other, "start", wanted="1") == "done"
+    other.context.close()
     answered(page, 1)  # What was dropped before is asked as soon as somebody answers
+    assert start_logs(workspace, 1) == {}
     (server,) = running_servers(workspace, "digits")
     assert (server["version"], server["alias"]) == (1, "champion")
     page.select_option("[data-models]", "challenger")
@@ -220,4 +240,92 @@ def test_in_japanese_a_folder_is_asked_and_the_server_is_stopped(browser, url, w
     give(page, files / "00.png")
     page.wait_for_selector('.inference[data-waiting="1"]')
     assert page.problems == []
+    page.context.close()
+
+
+DROP = """([names, contents]) => {
+  const carried = new DataTransfer();
+  contents.forEach((content, at) => {
+    const bytes = Uint8Array.from(atob(content), (letter) => letter.charCodeAt(0));
+    carried.items.add(new File([bytes], names[at], { type: "image/png" }));
+  });
+  for (const name of ["dragenter", "dragover", "drop"])
+    document.body.dispatchEvent(new DragEvent(name, { dataTransfer: carried, bubbles: true }));
+}"""
+COPY = """async (content) => {
+  const bytes = Uint8Array.from(atob(content), (letter) => letter.charCodeAt(0));
+  const picture = new Blob([bytes], { type: "image/png" });
+  await navigator.clipboard.write([new ClipboardItem({ "image/png": picture })]);
+}"""
+
+
+def test_pictures_are_dropped_and_pasted(browser, url, files):
+    page = inference_page(browser, url, "vic")
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"], origin=url)
+    names = ["00.png", "01.png"]
+    page.evaluate(DROP, [names, [b64encode((files / name).read_bytes()).decode() for name in names]])
+    page.wait_for_selector('.inference[data-waiting="2"]')
+    assert page.locator(".answer-card").evaluate_all("cards => cards.map(card => card.dataset.name)") == names
+    assert page.locator(".zone.over").count() == 0
+    page.evaluate(COPY, b64encode((files / "02.png").read_bytes()).decode())
+    page.keyboard.press("Control+V")  # Although nothing on the page was clicked
+    page.wait_for_selector('.inference[data-waiting="3"]')
+    sides = page.locator(".answer-card img").last.evaluate(
+        "async image => { await image.decode(); return [image.naturalWidth, image.naturalHeight]; }"
+    )
+    assert sides == [40, 48]
+    assert page.problems == []
+    page.context.close()
+
+
+def test_a_dropped_folder_is_walked(browser, url, tmp_path):
+    "Chromium itself makes the event, as for a folder that a hand lets go."
+    page = inference_page(browser, url, "vic")
+    for name in ("a.png", "deeper/b.png", ".hidden.png", "notes.md"):
+        (tmp_path / "lot" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "lot" / name).write_bytes(pictures(1)[0])
+    box, devices = page.locator(".zone").bounding_box(), page.context.new_cdp_session(page)
+    place = {"x": box["x"] + 5, "y": box["y"] + 5}
+    data = {"items": [], "files": [str(tmp_path / "lot")], "dragOperationsMask": 1}
+    for kind in ("dragEnter", "dragOver", "drop"):
+        devices.send("Input.dispatchDragEvent", {"type": kind, "data": data, **place})
+    page.wait_for_selector('.inference[data-waiting="2"]')
+    found = page.locator(".answer-card").evaluate_all("cards => cards.map(card => card.dataset.name)")
+    assert sorted(found) == ["lot/a.png", "lot/deeper/b.png"]
+    page.context.close()
+
+
+def test_a_server_that_cannot_start_says_why_and_what_helps(browser, url, workspace):
+    model, _ = register_small(workspace, "digits", alias=None)
+    newest = max(workspace.mlflow_dir.rglob("weights.safetensors"), key=lambda path: path.stat().st_mtime)
+    newest.write_bytes(newest.read_bytes()[:-4] + b"1234")
+    page = inference_page(browser, url)
+    page.select_option("[data-models]", str(model.version))
+    page.click("[data-start]")
+    told = page.wait_for_selector("[data-failed]", timeout=SLOW).inner_text()
+    assert "The server did not start: artifacts/model/weights.safetensors" in told
+    assert "was changed since it was registered: use another version, or train again" in told
+    assert page.is_enabled("[data-start]")
+    page.reload()
+    page.wait_for_selector(".inference[data-ready]")
+    page.select_option("[data-models]", str(model.version))
+    assert page.inner_text("[data-failed]") == told
+    page.select_option("[data-models]", "champion")
+    assert page.locator("[data-failed]").count() == 0
+    viewer = inference_page(browser, url, "vic")
+    viewer.select_option("[data-models]", str(model.version))
+    assert viewer.locator("[data-failed]").count() == 0
+    assert page.problems == []
+    for one in (page, viewer):
+        one.context.close()
+
+
+def test_a_start_that_was_cut_short_is_not_in_the_way(browser, url, workspace):
+    log = start_log(workspace, 1, 2)
+    with hold(log):
+        assert is_held(log)
+    page = inference_page(browser, url)
+    page.select_option("[data-models]", "challenger")
+    assert page.get_attribute(".inference", "data-server") == "none"
+    assert page.locator("[data-failed]").count() == 0 and page.is_enabled("[data-start]")
     page.context.close()

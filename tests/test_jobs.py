@@ -30,6 +30,7 @@ from classification_mlops.training.queue import (
     start_detached,
 )
 from classification_mlops.training.run import end_run, open_run
+from classification_mlops.ui.programs import begin_training
 
 QUICK = ("trainer.max_epochs=3", "data.batch_size=8", "model.dropout=0.2", "scheduler.name=plateau")
 
@@ -114,6 +115,30 @@ def at_step(number: int, act):
                 act()
 
     return Act()
+
+
+# Asked twice ------------------------------------------------------------------------------------------
+
+
+def test_whoever_asks_twice_at_once_gets_one_training(workspace):
+    runs = {path.name for path in workspace.runs.iterdir()} if workspace.runs.exists() else set()
+
+    def ask(key: str, queue: bool = True) -> dict:
+        return begin_training(workspace, "ann", "digits", list(QUICK), queue, key)
+
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(ask, ["once", "once"])
+    assert first == second
+    assert {path.name for path in workspace.runs.iterdir()} - runs == {first["run_id"]}
+    other = ask("another")
+    assert other["job_id"] != first["job_id"]
+    assert ask("once", queue=False) == first  # Cut short before its process began: now it begins
+    run = joined_run(workspace, first["job_id"])
+    until(lambda: job_of(run).status == "running")
+    assert ask("once", queue=False) == first and job_of(run).status == "running"
+    for number in (first["job_id"], other["job_id"]):
+        cancel_job(workspace, run.engine, number)
+    until(lambda: job_of(run).status == "cancelled")
 
 
 # Going on ---------------------------------------------------------------------------------------------

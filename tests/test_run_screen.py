@@ -1,11 +1,13 @@
 "Trainings that are begun, watched and stopped in a real browser."
 
 import pytest
-from browser import add_people, chromium, free_port, opened, served, signed_in
+from browser import add_people, chromium, free_port, opened, served, signed_in, web_process
+from sqlalchemy import func, select
 
 from classification_mlops.db.schema import Job
 from classification_mlops.db.session import open_engine, reading
 from classification_mlops.demo import sample_workspace
+from classification_mlops.training.queue import cancel_job
 
 PAGE, LONG_S, EPOCHS = "/theme/1/training/run/", 120_000, "300"
 
@@ -92,3 +94,28 @@ def test_what_goes_wrong_is_said(browser, workspace):
         assert not page.is_enabled("[data-act=begin]")
         assert "今すぐ開始" in page.inner_text(".run") and "Start" not in page.inner_text(".run")
         page.context.close()
+
+
+@pytest.mark.slow
+def test_a_training_whose_answer_was_lost_does_not_begin_twice(browser, workspace):
+    port, engine = free_port(), open_engine(workspace.database_url)
+
+    def newest() -> int:
+        with reading(engine) as session:
+            return session.scalar(select(func.coalesce(func.max(Job.id), 0)))
+
+    before = newest()
+    with web_process(workspace, port=port) as (server, url):
+        page = run_page(browser, url)
+        page.click("[data-act=queue]")
+        while newest() == before:  # The job is there, and nobody has been told
+            assert server.poll() is None
+        server.kill()
+    page.wait_for_selector("html[data-connection=lost]")
+    with served(workspace, port=port):
+        page.wait_for_selector(f'.run[data-watching="{before + 1}"]', timeout=LONG_S)
+        assert newest() == before + 1
+        assert page.is_hidden(".run > .error")
+        page.context.close()
+    cancel_job(workspace, engine, before + 1)
+    engine.dispose()

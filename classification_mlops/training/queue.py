@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['RUN_CODE', 'queue_training', 'refuse_other_kinds', 'joined_run', 'outliving', 'run_job', 'log_of', 'Notes',
-           'run_taken', 'start_detached', 'run_quietly', 'control_job', 'cancel_job', 'resume_job', 'work', 'work_on',
-           'read_log']
+           'run_taken', 'start_detached', 'run_quietly', 'begin_waiting', 'control_job', 'cancel_job', 'resume_job',
+           'work', 'work_on', 'read_log']
 
 # %% ../../nbs/training/17_queue.ipynb #d55accf7
 import os
@@ -20,7 +20,7 @@ from pathlib import Path
 
 from sqlalchemy import Engine
 
-from ..db.jobs import ask_job, get_job
+from ..db.jobs import ask_job, get_job, job_of_key
 from classification_mlops.db.owners import (
     mark_interrupted,
     process_name,
@@ -30,6 +30,7 @@ from classification_mlops.db.owners import (
 )
 from ..db.schema import Job, Theme
 from ..db.session import open_engine, reading, writing
+from ..db.themes import get_theme
 from ..text import UsageError, UserError
 from .jobs import NotebookProcess, TrainingOutcome, run_notebook
 from classification_mlops.training.run import (
@@ -48,9 +49,15 @@ def queue_training(
     overrides: Sequence[str] = (),  # Such as "trainer.max_epochs=3"
     params_file: Path | str | None = None,  # The workspace's params.yaml when None
     augmentations_file: Path | str | None = None,  # The workspace's auguments.yaml when None
+    key: str = "",  # Of the question; asked again with it, the same run is the answer
 ) -> TrainingRun:
     "Check a training and put it into the queue."
     run = plan_run(workspace, theme, params_file, augmentations_file, overrides)
+    run.key = key
+    with writing(run.engine) as session:
+        first = job_of_key(session, get_theme(session, theme), key)
+    if first is not None:
+        return joined_run(workspace, first.id)
     check_plan(run)
     return register_run(run, queued=True)
 
@@ -199,6 +206,16 @@ def run_quietly(
         run_job(Workspace(Path(root)), int(job_id))
     except (UserError, KeyboardInterrupt) as error:
         raise SystemExit(1) from error
+
+# %% ../../nbs/training/17_queue.ipynb #852808ee
+def begin_waiting(
+    run: TrainingRun,  # From `queue_training`
+) -> None:
+    "Begin a job in the background, unless that has been done."
+    with reading(run.engine) as session:
+        job = get_job(session, run.job_id)
+    if job.status == "queued" and job.owner is None:
+        start_detached(run)
 
 # %% ../../nbs/training/17_queue.ipynb #44dd1cd5
 def control_job(

@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['FEWEST_CLASSES', 'FEWEST_PICTURES', 'LIVE', 'STATUS', 'refuse_unfit', 'refuse_empty_splits', 'refuse_missing_files',
            'RunFiles', 'keep_live', 'TrainingRun', 'plan_run', 'check_plan', 'labeled_paths', 'refuse_unknown_names',
-           'register_run', 'Heart', 'open_run', 'set_job', 'owner_of', 'progress_of', 'wish_of', 'write_heartbeat',
-           'reason_of', 'end_run', 'tell_mlflow', 'end_with_the_notebook', 'show_one_line', 'forget', 'run_facts']
+           'withdrawn', 'register_run', 'Heart', 'open_run', 'set_job', 'owner_of', 'progress_of', 'wish_of',
+           'write_heartbeat', 'reason_of', 'end_run', 'tell_mlflow', 'end_with_the_notebook', 'show_one_line', 'forget',
+           'run_facts']
 
 # %% ../../nbs/training/04_run.ipynb #dfe0d228
 import json
@@ -18,6 +19,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from shutil import rmtree
 
 from sqlalchemy import Engine, select
 from sqlalchemy.exc import SQLAlchemyError
@@ -31,7 +33,7 @@ from classification_mlops.config import (
     save_augmentations,
     save_params,
 )
-from ..db.jobs import change_status, create_job, get_job, heartbeat
+from ..db.jobs import change_status, create_job, get_job, heartbeat, job_of_key
 from ..db.owners import process_name
 from ..db.queries import class_counts
 from ..db.schema import Theme, TrainData
@@ -163,6 +165,7 @@ class TrainingRun(RunFiles):
     heart: "Heart | None" = None  # Tells the job's row how far the run is
     close: Callable[[], None] = lambda: None  # Forgets the hook of `end_with_the_notebook`
     more: dict = field(default_factory=dict)  # Parameters of its notebook besides those of a training
+    key: str = ""  # Of the question that it came of; asked again, it is the same run
 
     @property
     def asked(self) -> dict:
@@ -245,6 +248,18 @@ def refuse_unknown_names(params: Params, augmentations: list) -> None:
     if params.serving.engine != "torch":
         rehearse_export(params, network)
 
+# %% ../../nbs/training/04_run.ipynb #33f5d83d
+def withdrawn(
+    run: TrainingRun,
+    client,  # Of MLflow
+    first: str,  # MLflow run that the same question began
+) -> TrainingRun:  # That one
+    "Take back a run that was asked for twice."
+    client.delete_run(run.run_id)
+    rmtree(run.folder, ignore_errors=True)
+    run.run_id = first
+    return run
+
 # %% ../../nbs/training/04_run.ipynb #160c5d09
 def register_run(
     run: TrainingRun,  # A plan; one that knows its MLflow run already only becomes a job
@@ -263,12 +278,16 @@ def register_run(
     run.folder.mkdir(parents=True, exist_ok=True)
     save_params(run.params, run.folder / "params.yaml")
     save_augmentations(run.augmentations, run.folder / "auguments.yaml")
-    asked = {"overrides": list(run.overrides), "params": run.asked}
+    asked = {"overrides": list(run.overrides), "params": run.asked} | ({"key": run.key} if run.key else {})
+    run.owner = "" if queued else process_name()
     with writing(run.engine) as session:
-        run.owner = "" if queued else process_name()
-        job = create_job(session, kind, get_theme(session, run.theme), asked, run.owner or None)
-        job.mlflow_run_id, run.job_id = run.run_id, job.id
+        theme = get_theme(session, run.theme)
+        first = job_of_key(session, theme, run.key)
+        job = first or create_job(session, kind, theme, asked, run.owner or None)
+        job.mlflow_run_id, run.job_id = job.mlflow_run_id or run.run_id, job.id
     with mlflow_errors():
+        if first is not None:
+            return withdrawn(run, client, first.mlflow_run_id)
         client.set_tag(run.run_id, "job_id", str(run.job_id))
     return run
 

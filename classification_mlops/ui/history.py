@@ -18,7 +18,7 @@ from ..db.models import models_of_theme
 from ..db.owners import mark_interrupted
 from ..db.schema import Job, Theme
 from ..db.session import reading
-from ..registry.tracking import versions_of
+from ..registry.tracking import tracking_trouble, versions_of
 from ..text import UsageError
 from ..training import result as left
 from ..training.versus import differing, versus
@@ -193,4 +193,6 @@ class HistoryScreen(RunComparison):
         with reading(self.place.engine) as session:
             theme = theme_here(session, self.theme_id)
             rows, self.seen = run_rows(session, self.place.workspace, theme), self.states(session)
-        return {"runs": rows, "theme_id": theme.id, "most": MOST_RUNS, "may": self.allows("work")}
+        trouble = tracking_trouble(self.place.workspace)
+        facts = {"theme_id": theme.id, "most": MOST_RUNS, "may": self.allows("work"), "trouble": trouble}
+        return facts | {"runs": rows}

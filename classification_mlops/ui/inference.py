@@ -13,15 +13,16 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field
 
 from ..db.session import reading
+from ..registry.tracking import tracking_trouble
 from ..serving.answers import AnswerColumns, csv_line
-from ..serving.running import running_servers, stop_server
-from ..serving.server import last_line
+from ..serving.running import hold, running_servers, start_log, stop_server
 from ..text import UsageError, UserError, say
 from classification_mlops.ui.asking import (
     ask_server,
     keep_pictures,
     queue_answers,
     start_server,
+    starts,
     version_of,
     versions_here,
 )
@@ -165,31 +166,24 @@ MOST_SERVERS = 3  # That are started from here, of one theme
 class Starting(Telling):
     "Servers of a theme."
 
-    starting: tuple | None  # Process, log, what is wanted, names of the servers before
-    servers: list[dict]
-
-    def start_facts(self) -> dict | None:
-        "What became of the server that was started here."
-        if self.starting is None:
-            return None
-        process, log, wanted, before = self.starting
-        names = {server["name"] for server in self.servers if server["version"] is not None}
-        failed = last_line(log) if process.poll() is not None else None
-        if names - before or failed:
-            self.starting = None
-            log.unlink(missing_ok=True)
-        return None if names - before else {"wanted": wanted, "failed": failed}
+    def is_served(self, version: int) -> bool:
+        "Whether a server answers with a version; refuse one too many."
+        servers = running_servers(self.place.workspace, self.theme)
+        if any(server["version"] == version for server in servers):
+            return True
+        if len(servers) >= MOST_SERVERS:
+            raise UserError("{count} servers of this theme run already: stop one first", count=MOST_SERVERS)
+        return False
 
     @asked("manage")
     def start(self, wanted: Wanted) -> dict:
-        "Serve a model on a free port."
-        version_of(versions_here(self.place, self.theme), wanted)
-        if len(running_servers(self.place.workspace, self.theme)) >= MOST_SERVERS:
-            raise UserError("{count} servers of this theme run already: stop one first", count=MOST_SERVERS)
-        if self.starting is None:
-            self.servers = running_servers(self.place.workspace, self.theme)
-            before = {server["name"] for server in self.servers}
-            self.starting = (*start_server(self.place, self.theme, wanted), wanted, before)
+        "Serve a model on a free port, unless that is done already."
+        version = version_of(versions_here(self.place, self.theme), wanted)["version"]
+        if self.is_served(version):
+            return {}
+        with hold(start_log(self.place.workspace, self.theme_id, version)) as log:
+            if log is not None and not self.is_served(version):  # One may have come meanwhile
+                start_server(self.place, self.theme, wanted, log)
         return {}
 
     @asked("manage")
@@ -213,20 +207,24 @@ class InferenceScreen(Starting):
         with reading(place.engine) as session:
             theme = theme_here(session, theme_id)
             self.theme_id, self.theme = theme.id, theme.name
-        self.pieces, self.starting, self.servers = bytearray(), None, []
+        self.pieces = bytearray()
         super().__init__(place)
 
     @asked("view")
     def state(self) -> dict:
         "Models, servers, and what whoever looks may do."
         versions = versions_here(self.place, self.theme)
-        self.servers = running_servers(self.place.workspace, self.theme)
+        servers = running_servers(self.place.workspace, self.theme)
         with reading(self.place.engine) as session:
             labels = palette(session, theme_here(session, self.theme_id))
-        shown = [
-            {name: server[name] for name in ("name", "version", "alias", "url")} for server in self.servers
-        ]
+        shown = [{name: server[name] for name in ("name", "version", "alias", "url")} for server in servers]
         may = {"send": self.allows("work"), "manage": self.allows("manage")}
         models = [{name: one[name] for name in ("version", "aliases")} for one in versions]
         facts = {"theme": self.theme, "theme_id": self.theme_id, "labels": labels, "may": may}
-        return facts | {"models": models, "servers": shown, "starting": self.start_facts()}
+        begun = [
+            {"version": version, "failed": failed}
+            for version, failed in starts(self.place.workspace, self.theme_id).items()
+            if may["manage"] or not failed
+        ]
+        trouble = tracking_trouble(self.place.workspace)
+        return facts | {"models": models, "servers": shown, "starting": begun, "trouble": trouble}

@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 
+from ..registry.rest import forget_answers
 from ..text import UsageError, UserError, language
 from ..workspace import Workspace
 
@@ -35,6 +36,7 @@ def cmlops(
     except subprocess.TimeoutExpired as error:
         message = "{command} takes longer than {seconds} s"
         raise UserError(message, command=" ".join(arguments[:2]), seconds=LONGEST_S) from error
+    forget_answers()
     if done.returncode == 0:
         return json.loads(done.stdout)
     lines = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
@@ -48,7 +50,8 @@ def begin_training(
     theme: str,  # Its name
     overrides: list[str],  # Such as "trainer.max_epochs=3"
     queue: bool = False,  # Leave it to a worker
+    key: str = "",  # Of the question; asked again with it, the answer is the same
 ) -> dict:  # Numbers of the job and of the run
     "Begin a training that outlives whoever asks for it."
-    changes = [f"--set={override}" for override in overrides]
-    return cmlops(workspace, actor, "train", "--queue" if queue else "--detach", *changes, "--", theme)
+    wishes = [f"--key={key}", *(f"--set={override}" for override in overrides)]
+    return cmlops(workspace, actor, "train", "--queue" if queue else "--detach", *wishes, "--", theme)

@@ -19,10 +19,11 @@ from ..db.schema import Job, Model, Theme
 from ..db.session import reading, writing
 from ..db.snapshot import compare_snapshots, read_snapshot, rows_to_train
 from ..db.undo import undo
-from ..registry.tracking import champions, run_tags, versions_of
+from ..registry.tracking import champions, run_tags, tracking_trouble, versions_of
 from ..text import UsageError, UserError
 from ..training import result as left
 from .programs import cmlops
+from .report import report_page
 from .screen import Place, Screen, asked, place_here, program_of, static_text, style_of
 from .shown import palette, say_label, shown_pictures, theme_here, with_copies
 from ..workspace import Workspace, masked_url
@@ -78,9 +79,8 @@ def files_of(folder: Path) -> dict[str, bool]:
 def version_of_run(place: Place, theme: str, run_id: str) -> int:
     "The number under which a run is registered."
     found = versions_of(place.workspace, theme).get(run_id)
-    if found is None and place.workspace.tracking_uri.startswith("http"):
-        rows = cmlops(place.workspace, place.visitor.name, "models", "list", "--", theme)
-        found = next((row for row in rows if row["run_id"] == run_id), None)
+    if found is None and (trouble := tracking_trouble(place.workspace)):
+        raise UserError("{reason}", reason=trouble)
     if found is None:
         raise UserError("run {run} has no registered model", run=run_id)
     return int(found["version"])
@@ -135,6 +135,7 @@ class RunOverview(Screen):
             "run_id": self.run_id,
             "folder": str(self.folder),
             "champion": champions(workspace).get(theme.name),
+            "trouble": tracking_trouble(workspace),
             "may": {name: self.allows(name) for name in ("work", "manage")},
             "metrics": main_metrics(workspace, self.run_id),
             "classes": left.class_scores_of(self.folder),
@@ -224,7 +225,7 @@ class RunMaterial(RunPictures):
     @asked("view")
     def report(self, code: bool = False) -> dict:
         "The report as text, for a notebook, which has no address to fetch it from."
-        page = left.report_of(self.folder, code)
+        page = report_page(self.folder, code)
         if page is None or len(page) > LARGEST_REPORT:
             raise UserError("the report lies in {folder}", folder=self.folder)
         return {"html": page}

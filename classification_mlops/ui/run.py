@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MOST_BYTES', 'MOST_POINTS', 'FEWEST_LABELS', 'FEWEST_PICTURES', 'MOST_JOBS', 'CHECK_S', 'MOST_LOG', 'Epochs', 'Words',
-           'new_points', 'thinned', 'job_row', 'doubts', 'outlook', 'WatchingJobs', 'OneJob', 'RunScreen']
+           'Key', 'new_points', 'thinned', 'job_row', 'doubts', 'outlook', 'WatchingJobs', 'OneJob', 'RunScreen']
 
 # %% ../../nbs/ui/30_run.ipynb #67050f5c
 import json
@@ -170,6 +170,7 @@ class OneJob(WatchingJobs):
 # %% ../../nbs/ui/30_run.ipynb #245e64dc
 Epochs = Annotated[int, Field(ge=1, le=100_000)] | None
 Words = Annotated[str, Field(max_length=200)]
+Key = Annotated[str, Field(max_length=100)]
 
 
 class RunScreen(OneJob):
@@ -188,13 +189,15 @@ class RunScreen(OneJob):
         return found | {"theme": self.theme_id, "jobs": self.jobs(), "may": may}
 
     @asked("work")
-    def begin(self, epochs: Epochs = None, architecture: Words = "", queue: bool = False) -> dict:
-        "Begin a training."
+    def begin(
+        self, epochs: Epochs = None, architecture: Words = "", queue: bool = False, key: Key = ""
+    ) -> dict:
+        "Begin a training; asked again with the same key, tell what has begun."
         wishes = {"trainer.max_epochs": epochs, "model.architecture": architecture.strip()}
         overrides = [f"{name}={value}" for name, value in wishes.items() if value]
         with reading(self.place.engine) as session:
             name = theme_here(session, self.theme_id).name
-        return begin_training(self.place.workspace, self.actor, name, overrides, queue)
+        return begin_training(self.place.workspace, self.actor, name, overrides, queue, key)
 
     @asked("work")
     def control(self, number: int, wish: Literal["pause", "resume", "cancel"]) -> dict:

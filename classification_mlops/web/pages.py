@@ -37,7 +37,7 @@ from classification_mlops.db.signin import (
 )
 from ..db.tallies import kept_counts
 from ..db.users import get_user
-from ..registry.tracking import champions
+from ..registry.tracking import champions, tracking_trouble
 from ..text import LANGUAGES, UsageError, UserError, language, say, to_say
 from ..training.result import run_of_theme
 from .api import Here, NotFound, Number, Place, theme_of
@@ -214,7 +214,8 @@ def home(here: Here, request: Request, q: str = "") -> Response:
     champion = champions(here.workspace)
     with reading(here.engine) as session:
         cards, more = theme_cards(session, q[:100], champion)
-    return page(request, "home.html", q=q[:100], cards=cards, more=more)
+    trouble = tracking_trouble(here.workspace)
+    return page(request, "home.html", q=q[:100], cards=cards, more=more, trouble=trouble)
 
 # %% ../../nbs/web/06_pages.ipynb #0278b508
 @route("GET /help/", response_class=HTMLResponse)

@@ -17,8 +17,9 @@ from fastapi.responses import FileResponse, HTMLResponse, StreamingResponse
 
 from ..db.schema import Theme
 from ..db.session import reading
-from ..training.result import report_of, run_of_theme
+from ..training.result import run_of_theme
 from ..ui.programs import cmlops
+from ..ui.report import report_page
 from ..ui.result import version_of_run
 from .api import Here, NotFound, Number, Place, theme_of
 from .permissions import route
@@ -58,7 +59,7 @@ SHUT_IN = {
 def result_report(here: Here, theme_id: Number, run_id: RunId, code: bool = False) -> HTMLResponse:
     "The executed notebook as a page."
     theme_of_run(here, theme_id, run_id)
-    page = report_of(here.workspace.runs / run_id, code)
+    page = report_page(here.workspace.runs / run_id, code)
     if page is None:
         raise NotFound("run {run} has left no {name}", run=run_id, name="train.html")
     return HTMLResponse(page, headers=SHUT_IN)

@@ -31,6 +31,7 @@ class TrainingWish(Strict):
 
     overrides: list[Name] = Field([], max_length=200, examples=[["trainer.max_epochs=3"]])
     queue: bool = False  # Leave it to a worker
+    key: Annotated[str, Field(max_length=100)] = ""  # Yours; asked again with it, the answer is the same
 
 # %% ../../nbs/web/05_training.ipynb #cb2dd1e6
 @route("POST /api/theme/{theme_id}/training/start/", status_code=202)
@@ -38,7 +39,7 @@ def training_start(here: Here, theme_id: Number, body: TrainingWish) -> dict:
     "Begin a training, and tell its numbers."
     with reading(here.engine) as session:
         name = theme_of(session, theme_id).name
-    return begin_training(here.workspace, here.visitor.name, name, body.overrides, body.queue)
+    return begin_training(here.workspace, here.visitor.name, name, body.overrides, body.queue, body.key)
 
 # %% ../../nbs/web/05_training.ipynb #8df9229e
 RUN_ID = re.compile("[0-9a-f]{32}")

@@ -20,6 +20,9 @@ function asker(model) {
     });
 }
 
+/** A name that nothing else has: what is asked again with it, because the answer was lost, is done once. */
+const newKey = () => crypto.getRandomValues(new Uint32Array(4)).join("-"); // randomUUID needs https
+
 /** The sentence in the language of whoever looks; `{name}` stands for a value. */
 function teller(model) {
   const texts = model.get("texts");

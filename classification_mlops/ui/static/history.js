@@ -101,8 +101,9 @@ export default {
       const names = new Map([...new Set(rows.map((row) => row.status))].map((name) => [name, statusBadge(t, name).textContent]));
       options(status, t("Any status"), [...names]);
       options(architecture, t("Any architecture"), [...new Set(rows.map((row) => row.architecture).filter(Boolean))].sort().map((name) => [name, name]));
-      if (rows.length) list.replaceChildren(el("section", { class: "card stack" }, filters, bar, table));
-      else list.replaceChildren(el("section", { class: "card empty stack", "data-empty": "" }, el("h2", {}, t("Nothing was trained yet")), el("p", {}, t("A training needs at least three labels with three pictures each. Its result will stand here, to be looked at and compared.")), el("div", { class: "row" }, onPage && facts.may ? el("a", { class: "button", href: `/theme/${facts.theme_id}/training/run/` }, t("Start a training")) : el("code", {}, "cmlops train"))));
+      const silent = facts.trouble ? [el("p", { class: "error", "data-trouble": "" }, facts.trouble)] : [];
+      if (rows.length) list.replaceChildren(...silent, el("section", { class: "card stack" }, filters, bar, table));
+      else list.replaceChildren(...silent, el("section", { class: "card empty stack", "data-empty": "" }, el("h2", {}, t("Nothing was trained yet")), el("p", {}, t("A training needs at least three labels with three pictures each. Its result will stand here, to be looked at and compared.")), el("div", { class: "row" }, onPage && facts.may ? el("a", { class: "button", href: `/theme/${facts.theme_id}/training/run/` }, t("Start a training")) : el("code", {}, "cmlops train"))));
       draw();
       place.dataset.ready = "yes";
     }

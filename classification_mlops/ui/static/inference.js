@@ -52,7 +52,7 @@ function render({ model, el: place }) {
   place.tabIndex = 0;
   place.setAttribute("data-lm-suppress-shortcuts", "true");
   const items = [];
-  let facts = null, wanted = "", running = false, halted = false, alive = true, most = SHOWN_AT_ONCE, last = 0, starting = false;
+  let facts = null, wanted = "", running = false, halted = false, alive = true, most = SHOWN_AT_ONCE, last = 0, wishing = false;
   const view = { filter: "", label: "", sort: "added" };
 
   // ---- What is said at the top
@@ -71,6 +71,8 @@ function render({ model, el: place }) {
   const server = el("div", { class: "server row" }), advice = el("div", { class: "advice stack" });
   const aliasName = (alias) => (alias === "champion" ? t("champion") : alias === "challenger" ? t("challenger") : alias);
   const chosen = () => facts?.models.find((one) => one.aliases.includes(wanted) || String(one.version) === wanted);
+  const begun = () => facts?.starting.find((one) => one.version === chosen()?.version);
+  const isStarting = () => wishing || begun()?.failed === "";
   const serving = () => facts?.servers.filter((one) => one.version !== null && one.version === chosen()?.version) ?? [];
 
   function showModels() {
@@ -87,18 +89,20 @@ function render({ model, el: place }) {
   }
 
   function showServer() {
-    const here = serving()[0], version = chosen()?.version, others = facts.servers.filter((one) => one.version !== null && one.version !== version);
+    const here = serving()[0], version = chosen()?.version, starting = isStarting(), failed = begun()?.failed, others = facts.servers.filter((one) => one.version !== null && one.version !== version);
     place.dataset.server = here ? "ready" : starting ? "starting" : "none";
-    const now = JSON.stringify([facts.models, facts.servers, wanted, starting, facts.may]);
+    const now = JSON.stringify([facts.models, facts.servers, facts.starting, facts.trouble, wanted, starting, facts.may]);
     if (server.dataset.shown === now) return;
     server.dataset.shown = now;
     const stop = here?.name && facts.may.manage && el("button", { type: "button", class: "danger", "data-stop": "", title: t("End this model server; others cannot ask it any more, either"), onclick: tried(async () => { await ask("stop", { name: here.name }); await look(); }) }, t("Stop the server"));
-    const start = !here && version && facts.may.manage && el("button", { type: "button", class: "main", "data-start": "", disabled: starting, onclick: tried(async () => { starting = true; showServer(); try { await ask("start", { wanted }); } catch (error) { starting = false; throw error; } finally { await look(); } }) }, starting ? t("Starting…") : t("Start the server"));
+    const start = !here && version && facts.may.manage && el("button", { type: "button", class: "main", "data-start": "", disabled: starting, onclick: tried(async () => { wishing = true; showServer(); try { await ask("start", { wanted }); } finally { wishing = false; await look(); } }) }, starting ? t("Starting…") : t("Start the server"));
     fill(server, here ? el("span", { class: "badge good", title: here.url }, t("Version {version} answers", { version })) : version ? el("span", { class: "badge bad" }, starting ? t("Starting…") : t("No server answers")) : null, start, stop);
     const lines = [];
+    if (facts.trouble) lines.push(el("p", { class: "error", "data-trouble": "" }, facts.trouble));
     if (!version) lines.push(el("p", { class: "empty" }, t("This theme has no model yet: label pictures, train, and come back."), " ", onPage && el("a", { href: `/theme/${facts.theme_id}/training/run/` }, t("Train"))));
     else if (!here && starting) lines.push(el("p", { class: "soft" }, t("The model is being loaded; this takes some seconds. Pictures may be dropped already.")));
     else if (!here) {
+      if (failed) lines.push(el("p", { class: "error", role: "alert", "data-failed": "" }, t("The server did not start: {reason}", { reason: failed })));
       if (others.length) lines.push(el("p", {}, t("A server of version {other} runs, but you chose version {version}.", { other: others[0].version, version }), " ", el("button", { type: "button", "data-other": "", onclick: () => { wanted = facts.models.find((one) => one.version === others[0].version)?.aliases[0] ?? String(others[0].version); models.dataset.shown = ""; showModels(); halted = false; showServer(); work(); } }, t("Ask version {version}", { version: others[0].version }))));
       lines.push(el("p", {}, facts.may.manage ? t("No model server of this version runs. Start it here, or on the command line:") : t("No model server of this version runs. Ask an administrator to start it, or start it on the command line:"), " ", el("code", { "data-advice": "" }, `cmlops serve ${/^[\w.-]+$/.test(facts.theme) ? facts.theme : `'${facts.theme.replaceAll("'", "'\\''")}'`} --alias ${wanted} --port 0`)));
     }
@@ -109,8 +113,6 @@ function render({ model, el: place }) {
   async function look() {
     facts = await ask("state");
     showModels();
-    if (facts.starting?.failed) tell(t("The server did not start: {reason}", { reason: facts.starting.failed }));
-    starting = Boolean(facts.starting && !facts.starting.failed);
     showServer();
     showTools();
     if (serving().length && halted) halted = false;
@@ -137,11 +139,15 @@ function render({ model, el: place }) {
     el("p", { class: "soft small" }, t("Or paste one with Ctrl+V. Nothing is stored unless you send it to labeling.")), files, folder);
   let depth = 0;
   const over = (by) => { depth = Math.max(0, depth + by); zone.classList.toggle("over", depth > 0); };
-  place.addEventListener("dragenter", (event) => { event.preventDefault(); over(1); });
-  place.addEventListener("dragleave", () => over(-1));
-  place.addEventListener("dragover", (event) => event.preventDefault());
-  place.addEventListener("drop", tried(async (event) => { event.preventDefault(); depth = 0; over(0); add(await filesOf(event.dataTransfer)); }));
-  place.addEventListener("paste", (event) => { if (event.clipboardData?.files.length) { event.preventDefault(); add([...event.clipboardData.files].map((file) => [file, file.name])); } });
+  const given = { // What comes by drag and drop or from the clipboard
+    dragenter: (event) => { event.preventDefault(); over(1); },
+    dragleave: () => over(-1),
+    dragover: (event) => event.preventDefault(),
+    drop: tried(async (event) => { event.preventDefault(); depth = 0; over(0); add(await filesOf(event.dataTransfer)); }),
+    paste: (event) => { if (event.clipboardData?.files.length) { event.preventDefault(); add([...event.clipboardData.files].map((file) => [file, file.name])); } },
+  };
+  const wide = onPage ? document : place; // Nobody has to hit the zone or to click before pasting; in JupyterLab others want these, too
+  for (const [name, hear] of Object.entries(given)) wide.addEventListener(name, hear);
 
   // ---- Questions to the model
   const bar = el("progress", { max: 1, value: 0, "aria-label": t("Progress") }), barText = el("span", { class: "soft small" }), again = el("button", { type: "button", "data-again": "", onclick: () => { halted = false; notice.replaceChildren(); work(); } }, t("Try again"));
@@ -344,9 +350,9 @@ function render({ model, el: place }) {
   place.append(el("div", { class: "card stack" }, el("div", { class: "row" }, el("label", { class: "row" }, el("strong", {}, t("Model")), models), server), advice), notice, zone, progress, tools, nothing, grid, more);
   model.on("connected", tried(look));
   let timer = 0;
-  const again_soon = () => { timer = setTimeout(async () => { if (!document.hidden) await look().catch(() => null); if (alive) again_soon(); }, starting ? 700 : 3000); };
+  const again_soon = () => { timer = setTimeout(async () => { if (!document.hidden) await look().catch(() => null); if (alive) again_soon(); }, isStarting() ? 700 : 3000); };
   (async () => { await tried(look)(); place.dataset.ready = ""; if (alive) again_soon(); })();
-  return () => { alive = false; clearTimeout(timer); items.forEach((item) => item.url && URL.revokeObjectURL(item.url)); };
+  return () => { alive = false; clearTimeout(timer); for (const [name, hear] of Object.entries(given)) wide.removeEventListener(name, hear); items.forEach((item) => item.url && URL.revokeObjectURL(item.url)); };
 }
 
 export default { render };

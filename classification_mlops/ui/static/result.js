@@ -245,6 +245,7 @@ export default {
     function states() {
       const shown = [];
       if (!ended()) shown.push(el("p", { class: "card" }, t("This training has not ended yet."), " ", onPage && el("a", { href: `/theme/${run.theme_id}/training/run/` }, t("Watch it"))));
+      if (run.trouble) shown.push(el("p", { class: "error", "data-trouble": "" }, run.trouble));
       if (run.error) shown.push(el("p", { class: "error", "data-error": "" }, run.error));
       return shown;
     }

@@ -30,7 +30,7 @@ function render({ model, el: place }) {
     architecture.placeholder = found.architecture;
     const begin = (queue) => async () => {
       say();
-      const made = await ask("begin", { epochs: epochs.value ? Number(epochs.value) : null, architecture: architecture.value, queue });
+      const made = await ask("begin", { epochs: epochs.value ? Number(epochs.value) : null, architecture: architecture.value, queue, key: newKey() });
       await choose(made.job ?? made.job_id);
     };
     fill(start, el("div", { class: "row" }, el("h2", {}, t("Start a training")), el("span", { class: "soft" }, found.seconds ? t("takes about {time}", { time: spell(t, found.seconds) }) : "")),
