@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['COLUMNS', 'create_missing', 'settle_labels', 'Arrivals', 'Picture', 'lock_theme', 'homes_of', 'published_splits',
            'enter_in_ledger', 'row_tuples', 'insert_events', 'Changes', 'moved_to', 'fill', 'meet_label', 'meet_again',
-           'known_rows', 'set_each', 'write_changes', 'meet_all', 'keep_fingerprints', 'keep_golden', 'register']
+           'known_rows', 'set_each', 'write_changes', 'meet_all', 'numbered', 'keep_fingerprints', 'keep_golden',
+           'register']
 
 # %% ../../nbs/db/10_arrivals.ipynb #bd206abb
 import os
@@ -360,20 +361,33 @@ def meet_all(
     write_changes(session, arrivals, changes)
 
 # %% ../../nbs/db/10_arrivals.ipynb #d4f1c205
+def numbered(
+    session: Session,
+    theme_id: int,
+    pictures: list[Picture],  # That were to be inserted
+    before: int,  # The highest number before
+    inserted: int,  # How many were new
+) -> Iterable[tuple[int, Picture]]:
+    "The pictures that were new, with their numbers."
+    connection = session.connection()
+    if inserted == len(pictures) and connection.dialect.name == "sqlite":  # In a row: nobody else writes
+        last = connection.exec_driver_sql("SELECT last_insert_rowid()").scalar()
+        return zip(range(last - inserted + 1, last + 1), pictures, strict=True)
+    of = {picture.facts.sha256: picture for picture in pictures}
+    new = select(TrainData.id, TrainData.sha256).where(TrainData.theme_id == theme_id, TrainData.id > before)
+    # As the driver gives them: making rows of them takes longer than reading them.
+    rows = connection.execute(new).cursor.fetchall()
+    return [(number, of[sha256]) for number, sha256 in rows if sha256 in of]
+
+
 def keep_fingerprints(
     session: Session,
     theme_id: int,
-    pictures: list[Picture],
-    before: int,  # The highest number before
+    pictures: Iterable[tuple[int, Picture]],  # With their numbers
 ):
     "Keep what copies are recognised by, of pictures that somebody has looked at."
-    seen = {facts.sha256: facts for _, facts in pictures if facts.signature}
-    new = select(TrainData.sha256, TrainData.id).where(TrainData.theme_id == theme_id, TrainData.id > before)
-    # As the driver gives them: making rows of them takes longer than reading them.
-    found = session.connection().execute(new).cursor.fetchall() if seen else ()
-    add_fingerprints(
-        session, theme_id, [(number, seen[sha256]) for sha256, number in found if sha256 in seen]
-    )
+    rows = [(number, facts.sketch, facts.signature) for number, (_, facts) in pictures if facts.signature]
+    add_fingerprints(session, theme_id, rows)
 
 # %% ../../nbs/db/10_arrivals.ipynb #d4f1c206
 def keep_golden(
@@ -406,8 +420,8 @@ def register(
     new = [picture for sha256, picture in first.items() if sha256 not in there]
     rows = row_tuples(session, arrivals, new, splits)
     inserted = insert_tuples(session, "train_data", COLUMNS, rows, "(theme_id, sha256)")
+    keep_fingerprints(session, arrivals.theme_id, numbered(session, arrivals.theme_id, new, before, inserted))
     insert_events(session, arrivals.theme_id, before)
-    keep_fingerprints(session, arrivals.theme_id, new, before)
     keep_golden(session, arrivals, new, splits)
     if inserted < len(pictures):
         there = known_rows(session, arrivals.theme_id, first)

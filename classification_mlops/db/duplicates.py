@@ -11,7 +11,7 @@ __all__ = ['Progress', 'MOST_NEAR', 'MOST_OPEN', 'LEAST_LARGE', 'SHOWN', 'add_fi
 
 # %% ../../nbs/db/09_duplicates.ipynb #771ecfb5
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from itertools import groupby
 
@@ -36,7 +36,7 @@ from .session import in_chunks, insert_tuples, is_sqlite, reading, writing
 from .themes import get_theme
 from ..images.decode import UnreadableImage
 from ..images.examine import seen_in
-from ..images.fingerprint import SKETCH, sketches
+from ..images.fingerprint import SKETCH, fingerprints
 from ..images.likeness import Signatures, glance, plausible, same_size, similarity
 from ..images.neighbours import Nearest, candidates
 from ..images.store import read_image
@@ -47,20 +47,11 @@ from ..workspace import Workspace
 def add_fingerprints(
     session: Session,
     theme_id: int,
-    rows: list[tuple],  # Number of a picture, and what was seen in it: width, height, signature (256 bytes)
+    rows: Iterable[tuple[int, bytes, bytes]],  # Number of a picture, its sketch and its signature
 ):
     "Keep what copies are recognised by; what is there already stays."
-    if not rows:
-        return
-    signatures = [seen.signature for _, seen in rows]
-    small = np.frombuffer(b"".join(signatures), np.uint8).reshape(-1, 16, 16)
-    found = sketches(small, np.array([(seen.width, seen.height) for _, seen in rows]))
-    parts = found.view(f"V{SKETCH.itemsize}").tolist()  # Bytes
-    values = [
-        (number, theme_id, False, part, signature)
-        for (number, _), part, signature in zip(rows, parts, signatures, strict=True)
-    ]
     columns = ("train_data_id", "theme_id", "searched", "sketch", "signature")
+    values = [(number, theme_id, False, sketch, signature) for number, sketch, signature in rows]
     insert_tuples(session, "fingerprint", columns, values)
 
 # %% ../../nbs/db/09_duplicates.ipynb #bb69e032
@@ -124,16 +115,19 @@ def take_fingerprints(
             missing = without_fingerprint(session, theme, last)
         if not missing:
             return
-        rows = []
+        numbers, seen = [], []
         for number, path, digest in missing:
             try:
-                seen = seen_in(read_image(workspace, path, digest), path)
+                seen.append(seen_in(read_image(workspace, path, digest), path))
             except (UserError, UnreadableImage) as error:
                 report.skipped.append(str(error))
                 continue
-            rows.append((number, seen))
+            numbers.append(number)
+        signatures = [one.signature for one in seen]
+        prints = fingerprints(signatures, [(one.width, one.height) for one in seen])
+        sketches = [sketch for _, sketch in prints]
         with writing(engine) as session:
-            add_fingerprints(session, theme.id, rows)
+            add_fingerprints(session, theme.id, zip(numbers, sketches, signatures, strict=True))
         last = missing[-1][0]
 
 # %% ../../nbs/db/09_duplicates.ipynb #5694465c

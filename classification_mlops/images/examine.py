@@ -33,7 +33,7 @@ from PIL import Image
 import classification_mlops
 from .archives import ZIP, read_zipped
 from .decode import FORMATS, MAX_BYTES, UnreadableImage, picture_of
-from .fingerprint import perceptual_hashes, sha256_of, signature
+from .fingerprint import fingerprints, sha256_of, signature
 from .plain_png import plain_pixels
 from .store import MissingImage, fetch, store_images
 from ..text import UserError
@@ -106,6 +106,7 @@ class Facts(NamedTuple):
     height: int | None
     suffix: str  # Of the real format
     signature: bytes  # The picture as 16 × 16 grey values, by which copies are recognised
+    sketch: bytes = b""  # What copies are searched by
 
 # %% ../../nbs/images/09_examine.ipynb #b5be151d
 ENOUGH_PX = 64  # Of each side; a multiple of the averages
@@ -196,13 +197,14 @@ def answer(
     else:
         files = [(data, facts.sha256, facts.suffix) for facts, data in good]
         paths = iter(store_images(request.workspace, request.theme_id, files))
-    numbers = iter(perceptual_hashes([facts.signature for facts, _ in good]))
-    return [
-        item._replace(image_path=next(paths), perceptual_hash=next(numbers))
-        if isinstance(item, Facts)
-        else item
-        for item, _ in found
-    ]
+    sizes = [(facts.width, facts.height) for facts, _ in good]
+    prints = iter(fingerprints([facts.signature for facts, _ in good], sizes))
+    for position, (item, _) in enumerate(found):
+        if isinstance(item, Facts):
+            number, sketch = next(prints)
+            item = item._replace(image_path=next(paths), perceptual_hash=number, sketch=sketch)
+            found[position] = item, b""
+    return [item for item, _ in found]
 
 # %% ../../nbs/images/09_examine.ipynb #4be42d2d
 MEMORY = 4 * 2**30  # Bytes of address space for one worker
@@ -338,7 +340,7 @@ def size_of(
         return 2**20
 
 # %% ../../nbs/images/09_examine.ipynb #cd6c6aca
-ASKED = 8  # Asking for the size of every file takes as long as listing them: one stands for its neighbours
+ASKED = 32  # Asking for the size of every file takes as long as listing them: one stands for its neighbours
 
 
 def in_batches(

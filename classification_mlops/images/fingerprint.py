@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SIDE_PX', 'GREY', 'MARGIN', 'SLOWEST', 'WHOLE', 'MIDDLE', 'SKETCH', 'sha256_of', 'signature', 'waves',
-           'coarse_shapes', 'hashes', 'perceptual_hashes', 'perceptual_hash', 'hamming', 'sketches']
+           'coarse_shapes', 'hashes', 'perceptual_hash', 'hamming', 'sketches', 'fingerprints']
 
 # %% ../../nbs/images/01_fingerprint.ipynb #8d61e3b7
 from hashlib import sha256
@@ -70,20 +70,12 @@ def hashes(
     bits = shapes >= np.maximum(median, 0.5)
     return np.packbits(bits, axis=1).view(">i8")[:, 0].astype(np.int64)
 
-# %% ../../nbs/images/01_fingerprint.ipynb #abd17f4c
-def perceptual_hashes(
-    signatures: list[bytes],  # 256 bytes each
-) -> list[int]:  # 64 bits each, signed
-    "The hashes of many pictures."
-    small = np.frombuffer(b"".join(signatures), np.uint8).reshape(-1, SIDE_PX, SIDE_PX)
-    return hashes(coarse_shapes(small)).tolist()
-
 # %% ../../nbs/images/01_fingerprint.ipynb #7de590a3
 def perceptual_hash(
     pixels: np.ndarray,  # (H, W, 1 or 3) uint8
 ) -> int:  # 64 bits, signed
     "The hash of one picture."
-    return perceptual_hashes([signature(pixels).tobytes()])[0]
+    return int(hashes(coarse_shapes(signature(pixels)[None]))[0])
 
 # %% ../../nbs/images/01_fingerprint.ipynb #6f344362
 def hamming(
@@ -107,3 +99,14 @@ def sketches(
         found[name] = hashes(coarse_shapes(signatures, lens)).view(np.uint64)
     found["width"], found["height"] = np.asarray(sizes).T
     return found
+
+# %% ../../nbs/images/01_fingerprint.ipynb #5f1c2e07
+def fingerprints(
+    signatures: list[bytes],  # 256 bytes each
+    sizes: list[tuple[int, int]],  # Width and height of each, in pixels
+) -> list[tuple[int, bytes]]:  # The perceptual hash of each, signed, and its sketch
+    "What a database keeps of many pictures."
+    small = np.frombuffer(b"".join(signatures), np.uint8).reshape(-1, SIDE_PX, SIDE_PX)
+    found = sketches(small, np.array(sizes).reshape(-1, 2))
+    parts = found.view(f"V{SKETCH.itemsize}").tolist()  # Bytes
+    return list(zip(found["whole"].view(np.int64).tolist(), parts, strict=True))
