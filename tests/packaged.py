@@ -2,6 +2,7 @@
 
 import cv2
 import numpy as np
+import psutil
 import torch
 
 from classification_mlops.config import parse_params
@@ -53,3 +54,9 @@ def workspace_with_model(root, theme: str = "ねじ"):
     workspace = init_folders(root)
     model, folder = register_small(workspace, theme)
     return workspace, model, folder
+
+
+def has_torch(pid: int) -> bool:
+    "Whether a process or one of its children has loaded PyTorch's libraries."
+    family = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
+    return any("libtorch" in part.path for one in family for part in one.memory_maps())

@@ -7,12 +7,13 @@ import subprocess
 import sys
 from base64 import b64encode
 from pathlib import Path
+from urllib.request import Request, urlopen
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from packaged import CALIBRATION, LABELS, pictures
+from packaged import CALIBRATION, LABELS, has_torch, pictures
 
 from classification_mlops.config import Params, params_hash, parse_params, save_params
 from classification_mlops.demo import sample_workspace
@@ -30,11 +31,14 @@ from classification_mlops.registry.pyfunc import load_classifier, load_network, 
 from classification_mlops.registry.registration import (
     download,
     parity_gate,
+    promote,
     register_model,
     theme_experiment,
     use_tracking,
 )
+from classification_mlops.serving.client import PredictionClient, request_body
 from classification_mlops.serving.parity import TrialServer
+from classification_mlops.serving.server import ModelServer
 from classification_mlops.text import UserError
 from classification_mlops.training.jobs import run_training
 from classification_mlops.training.run import refuse_unknown_names
@@ -113,6 +117,25 @@ def test_pytorch_is_neither_loaded_nor_asked_for(registered, tmp_path):
     labels, errors, loaded = json.loads(done.stdout.splitlines()[-1])
     expected = plain.classify(files)
     assert labels == expected.label.tolist() and errors == expected.error.tolist() and not loaded
+
+
+def test_no_process_of_the_server_loads_pytorch(registered):
+    _, workspace, model, plain = registered
+    files = [*pictures(5), b"broken"]
+    promote(workspace, "screws", model.version)
+    with ModelServer(workspace, "screws", workers=2) as server:
+        answers = pd.DataFrame(PredictionClient(server.url).predict(files), dtype=object)
+        wishes = {"overlay": True, "top_k": 2, "accept_confidence": 0.1}
+        body = json.dumps({**request_body(files), "params": wishes}).encode()
+        request = Request(f"{server.url}/invocations", body, {"Content-Type": "application/json"})
+        with urlopen(request, timeout=60) as response:
+            wished = json.load(response)["predictions"]
+        assert not has_torch(server.process.pid)
+    expected = plain.classify(files)
+    assert answers.label.tolist() == expected.label.tolist() == [row["label"] for row in wished]
+    assert [row["overlay"] for row in wished] == [None] * 6  # A heat map needs gradients
+    found, right = probabilities(answers[:5]), probabilities(expected[:5])
+    assert np.abs(found - right).max() < 1e-4
 
 
 def test_any_number_of_pictures_and_none(registered):

@@ -16,7 +16,7 @@ from pathlib import Path
 import pandas as pd
 import psutil
 import pytest
-from packaged import LABELS, PARAMS, pictures, small_network, workspace_with_model
+from packaged import LABELS, PARAMS, has_torch, pictures, small_network, workspace_with_model
 
 from classification_mlops.registry.pyfunc import load_classifier, write_model_folder
 from classification_mlops.registry.registration import (
@@ -317,6 +317,10 @@ def test_the_server_is_still_well(served):
 
 
 # Life and death
+
+
+def test_pytorch_is_there_before_the_first_worker_is(served):
+    assert has_torch(served[1].process.pid)
 
 
 def test_a_port_in_use_is_said_at_once(served):

@@ -287,10 +287,8 @@ def overlays(
     answers: pd.DataFrame,  # Of `classify`
 ) -> list[str | None]:  # PNG in base64; None where nobody can tell
     "Where each picture spoke for its answer."
-    import torch
-
     shown = [None] * len(images)
-    if isinstance(classifier.network, torch.nn.Module):
+    if not isinstance(classifier.network, ExportedNetwork):
         network = deepcopy(classifier.network)
         for place, (image, label) in enumerate(zip(images, answers["label"], strict=True)):
             bag = read_pixels(image, classifier.preprocess)

@@ -30,6 +30,7 @@ class TrialServer:
         self,
         theme: str,  # For messages
         log: Path,  # Receives what the server says; overwritten
+        engine: str | None = None,  # What will run the network, if that is known
     ):
         import torch
 
@@ -40,7 +41,8 @@ class TrialServer:
             self.port = listening.getsockname()[1]
             # Other numbers of threads round differently. Whoever ends this process group ends the server.
             threads = torch.get_num_threads()
-            self.process = start_process(listening.fileno(), {"workers": 1}, log, threads, False)
+            options = {"workers": 1, "engine": engine}
+            self.process = start_process(listening.fileno(), options, log, threads, alone=False)
 
     def answers(
         self,

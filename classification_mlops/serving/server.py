@@ -85,7 +85,7 @@ def server_log(workspace: Workspace, port: int) -> Path:
 # %% ../../nbs/serving/09_server.ipynb #1118b8c3
 def start_process(
     listening: int,  # File descriptor of a listening socket
-    options: dict,  # workers, and perhaps log, sample, pictures
+    options: dict,  # workers, and perhaps engine, log, sample, pictures
     log: Path,  # Overwritten
     threads: int | None = None,  # CMLOPS_THREADS, or 1, when None
     alone: bool = True,  # In a process group of its own

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['STARTED_BADLY', 'GRACE_S', 'PAUSE_S', 'MOST_RUNNERS', 'end_with', 'fork_worker', 'Stop', 'supervise', 'reap',
-           'end_workers', 'main', 'serve_socket', 'runners_each', 'load_guard', 'preload']
+           'end_workers', 'main', 'serve_socket', 'runners_each', 'load_guard', 'preload', 'engine_of']
 
 # %% ../../nbs/serving/08_workers.ipynb #ab2cdf2c
 import json
@@ -20,7 +20,8 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-from .swap import WORKING
+from ..model.engines import EXPORTED
+from .swap import WANTED, WORKING, read_note
 
 # %% ../../nbs/serving/08_workers.ipynb #853b0767
 STARTED_BADLY = 3  # Exit status of a worker whose first model cannot be loaded
@@ -128,14 +129,15 @@ def end_workers(workers: set[int], patience_s: float = GRACE_S + 1) -> None:
 # %% ../../nbs/serving/08_workers.ipynb #94d86da5
 def main(
     descriptor: int,  # File descriptor of a listening socket
-    settings: str,  # JSON: workers, and perhaps log, sample, pictures
+    settings: str,  # JSON: workers, and perhaps engine, log, sample, pictures
 ) -> None:
     "Serve until told to stop."
     options, listening = json.loads(settings), socket.socket(fileno=descriptor)
-    preload()
+    preload(options.get("engine"))
     folder = Path(os.read(0, 4096).decode().strip())
     if folder == Path():
         raise SystemExit("nobody said which model to serve")
+    preload(engine_of(read_note(folder, WANTED)["path"]))
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder / "metrics")
@@ -199,9 +201,20 @@ def load_guard(folder: Path, options: dict):  # The ASGI application
     return Guard(model, limit_mb, runners_each(options["workers"]))
 
 # %% ../../nbs/serving/08_workers.ipynb #d0a349e0
-def preload() -> None:
-    "Import what every model needs; nothing here starts a thread, which a fork would lose."
+def preload(
+    engine: str | None,  # What runs the network, if that is known
+) -> None:
+    "Import what the model needs; nothing here starts a thread, which a fork would lose."
     import cv2  # noqa: F401
-    import torchvision  # noqa: F401
     import uvloop  # noqa: F401
     from mlflow.pyfunc import scoring_server  # noqa: F401
+
+    if engine == "torch":
+        import torchvision  # noqa: F401
+
+# %% ../../nbs/serving/08_workers.ipynb #f1f2d924
+def engine_of(
+    path: str,  # A folder as MLflow packs it
+) -> str | None:  # None for one that imports itself in no time
+    "What runs the network of a packaged model, if it is worth preloading."
+    return None if any(Path(path).rglob(EXPORTED)) else "torch"
