@@ -25,7 +25,7 @@ setuptools.setup(
     license="Apache-2.0",
     packages=setuptools.find_packages(include=[settings["lib_name"], settings["lib_name"] + ".*"]),
     package_data={
-        settings["lib_name"]: ["**/*.po", "**/*.mako", "web/templates/*", "web/static/*", "ui/static/*"]
+        settings["lib_name"]: ["**/*.po", "**/*.mako", "web/templates/**/*", "web/static/*", "ui/static/*"]
     },
     python_requires=">=" + settings["min_python"],
     install_requires=settings["requirements"].split(),

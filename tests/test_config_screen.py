@@ -101,6 +101,7 @@ def test_steps_are_seen_before_they_are_used(browser, url, workspace):
     assert "gamma" in page.inner_text(".stage")
     page.click('[data-step=gamma] button[title="Remove"]')
     page.click("[data-tab=augment]")
+    assert page.input_value('[data-step=Affine] label:has(span:text-is("rotate")) input') == "[-8,8]"
     page.select_option('select[aria-label="Add a step"]', "VerticalFlip")
     page.wait_for_selector(".stage[data-state=shown] .draws", timeout=LONG_S)
     page.wait_for_selector("[data-changes='1']")

@@ -45,6 +45,9 @@ function el(tag, attributes = {}, ...children) {
   return made;
 }
 
+/** A setting such as `trainer.max_epochs=3`, whose line ends before its value rather than within. */
+const setting = (text) => text.split(/(?<==)/).flatMap((part, n) => (n ? [el("wbr"), part] : [part]));
+
 /** New content for an element; what is null or false is left out. */
 function fill(made, ...children) {
   made.replaceChildren(...children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false));

@@ -190,7 +190,7 @@ function render({ model, el: place }) {
     const list = el("ol", { class: "steps" });
     const change = () => { showSteps(); touched(true); };
     const argument = (step, one) => {
-      const value = step[one.name] === undefined ? one.default : step[one.name], type = typeof one.default;
+      const value = step[one.name] === undefined ? one.default : step[one.name], type = typeof value === typeof one.default ? typeof value : "other"; // Where a number is usual, a range may be given
       const set = (given) => { step[one.name] = given; touched(); };
       const control = type === "boolean" ? el("input", { type: "checkbox", checked: Boolean(value), onchange: (event) => set(event.target.checked) })
         : type === "number" ? el("input", { type: "number", step: "any", min: one.low, max: one.high, value: value ?? "", oninput: (event) => event.target.value !== "" && set(Number(event.target.value)) })

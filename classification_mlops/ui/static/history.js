@@ -52,7 +52,7 @@ export default {
       return el("tr", { "data-run": row.run_id ?? "", class: at >= 0 ? "chosen" : "" }, el("td", {}, check),
         el("th", { scope: "row" }, link ? el("a", { href: link }, name) : el("span", {}, name), el("div", { class: "row tightrow" }, badges, row.run_id && el("code", { class: "soft small" }, row.run_id.slice(0, 8)))),
         el("td", {}, statusBadge(t, row.status), row.error && el("div", { class: "soft small fault", title: row.error }, row.error)), measure(row, "test_accuracy"), el("td", { "data-value": "test_macro_f1" }, write.share(row.test_macro_f1)),
-        el("td", { class: "changes" }, row.architecture ?? "–", row.changes.map((one) => el("code", { class: "soft", title: one }, one))),
+        el("td", { class: "changes" }, row.architecture ?? "–", row.changes.map((one) => el("code", { class: "soft" }, setting(one)))),
         el("td", {}, write.count(row.epochs)), el("td", { class: "soft" }, spell(t, write.since(row.started_at, row.finished_at))));
     }
     const tbody = el("tbody"), count = el("span", { class: "soft", role: "status" }), bar = el("div", { class: "row compare", hidden: true });

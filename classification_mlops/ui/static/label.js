@@ -233,7 +233,7 @@ function render({ model, el: place }) {
     const size = el("select", { "aria-label": t("Pictures on a page"), onchange: (event) => { state.size = Number(event.target.value); fetchPage(); root.focus(); } },
       PAGE_SIZES.map((one) => el("option", { value: one, selected: one === state.size }, String(one))));
     const go = (text, title, act) => el("button", { type: "button", title, onclick: () => { act(); root.focus(); } }, text);
-    fill(pager, go("⏮", t("First page"), () => fetchPage()), go("◀", t("Page before (Page up)"), () => earlierPage()), go("▶", t("Next page (Page down)"), () => nextPage()), go("⏭", t("Last page"), () => fetchPage({ last: true })),
+    fill(pager, go("«", t("First page"), () => fetchPage()), go("‹", t("Page before (Page up)"), () => earlierPage()), go("›", t("Next page (Page down)"), () => nextPage()), go("»", t("Last page"), () => fetchPage({ last: true })),
       el("span", { class: "soft" }, state.count === null ? "" : t("{count} pictures", { count: number.format(state.count) })), el("label", { class: "row push soft" }, t("Pictures on a page"), size));
   }
 

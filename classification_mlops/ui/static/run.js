@@ -50,8 +50,8 @@ function render({ model, el: place }) {
   function showJobs() {
     if (!state.jobs.length) return fill(jobs, el("li", { class: "empty" }, t("Nothing has been trained yet.")));
     return fill(jobs, state.jobs.map((job) => el("li", {}, el("button", { type: "button", class: "job", "data-job": job.id, "aria-pressed": String(job.id === state.chosen), onclick: () => choose(job.id) },
-      el("span", { class: "row" }, el("strong", {}, `#${job.id}`), statusBadge(t, job.status), el("span", { class: "soft push" }, write.moment(job.created_at))),
-      ACTIVE.includes(job.status) ? el("progress", { max: 1, value: shareOf(job) }) : null, job.overrides.length ? el("span", { class: "soft small" }, job.overrides.join(", ")) : null))));
+      el("span", { class: "row" }, el("strong", {}, `#${job.id}`), statusBadge(t, job.status), el("span", { class: "soft small push" }, write.moment(job.created_at))),
+      ACTIVE.includes(job.status) ? el("progress", { max: 1, value: shareOf(job) }) : null, job.overrides.length ? el("span", { class: "soft small" }, job.overrides.map((one, n) => [n ? ", " : "", setting(one)])) : null))));
   }
 
   // --- one training ----------------------------------------------------------------------------------------------------
@@ -72,7 +72,7 @@ function render({ model, el: place }) {
           ACTIVE.includes(job.status) ? button("cancel", t("Cancel training"), { class: "danger" }) : null,
           job.status === "finished" && model.get("media") ? el("a", { class: "button main", href: `/theme/${state.theme}/training/result/${job.run}/` }, t("See the result")) : null)),
       el("progress", { max: 1, value: shareOf(job), "aria-label": t("Progress") }),
-      el("dl", { class: "tiles" }, fact(t("Stage"), job.status === "running" ? stages[progress.stage] ?? progress.stage ?? "–" : "–"), fact(t("Epoch"), progress.epoch ? `${progress.epoch} / ${progress.epochs}` : "–"), fact(t("Step"), progress.step ? `${write.count(progress.step)} / ${write.count(progress.steps)}` : "–"),
+      el("dl", { class: "tiles" }, fact(t("Stage"), ACTIVE.includes(job.status) ? stages[progress.stage] ?? progress.stage ?? "–" : "–"), fact(t("Epoch"), progress.epoch ? `${progress.epoch} / ${progress.epochs}` : "–"), fact(t("Step"), progress.step ? `${write.count(progress.step)} / ${write.count(progress.steps)}` : "–"),
         fact(t("Loss"), write.figure(progress.loss)), fact(t("Time left"), job.status === "running" ? spell(t, progress.time_left_s) : "–")),
       job.error ? el("p", { class: "error" }, job.error) : null);
     if (!head.isConnected) fill(chosen, head, charts, logs);

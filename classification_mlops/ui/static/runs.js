@@ -16,7 +16,7 @@ function writer(model) {
     figure: (value, most = 3) => (known(value) ? number(most).format(value) : "–"),
     chance: (value) => (known(value) ? new Intl.NumberFormat(language, { maximumSignificantDigits: 2 }).format(value) : "–"),
     share: (value) => (known(value) ? percent.format(value) : "–"),
-    range: (low, high) => (known(low) && known(high) ? `${tenth.format(100 * low)} – ${percent.format(high)}` : ""),
+    range: (low, high) => (known(low) && known(high) ? `${tenth.format(100 * low)} ${low < 0 ? "…" : "–"} ${percent.format(high)}` : ""), // A dash before a minus cannot be read
     moment: (text) => (text ? moment.format(new Date(zone(text))) : "–"),
     since: (from, until) => (from && until ? (new Date(zone(until)) - new Date(zone(from))) / 1000 : null),
     plain: (value) => (value === null || value === undefined ? "–" : typeof value === "object" ? JSON.stringify(value) : String(value)),
@@ -34,7 +34,7 @@ function spell(t, seconds) {
 /** What a job's status is called, and how it looks. */
 function statusBadge(t, status) {
   const names = {
-    queued: t("waiting"), running: t("running"), paused: t("paused"), finished: t("finished"),
+    queued: t("queued"), running: t("running"), paused: t("paused"), finished: t("finished"),
     failed: t("failed"), cancelled: t("cancelled"), interrupted: t("interrupted"),
   };
   const looks = { finished: "good", failed: "bad", interrupted: "bad" };
