@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,6 +12,7 @@ from pathlib import Path
 import nbformat
 import psutil
 import pytest
+from waiting import until
 
 from classification_mlops.db.jobs import create_job, get_job, list_jobs
 from classification_mlops.db.owners import mark_interrupted, process_name, take_job, take_next
@@ -38,15 +38,6 @@ QUICK = ("trainer.max_epochs=3", "data.batch_size=8", "model.dropout=0.2", "sche
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory):
     return sample_workspace(tmp_path_factory.mktemp("jobs"))
-
-
-def until(condition, limit_s: float = 120):
-    "Wait until something has happened, and fail when it does not."
-    deadline, pause = time.monotonic() + limit_s, threading.Event()
-    while not (found := condition()):
-        assert time.monotonic() < deadline, "it has not happened"
-        pause.wait(0.02)
-    return found
 
 
 def job_of(run):

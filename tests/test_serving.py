@@ -11,14 +11,18 @@ import time
 import urllib.error
 import urllib.request
 from base64 import b64encode
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pandas as pd
 import psutil
 import pytest
 from packaged import LABELS, PARAMS, has_torch, pictures, small_network, workspace_with_model
+from waiting import until
 
-from classification_mlops.registry.pyfunc import load_classifier, write_model_folder
+from classification_mlops.registry.pyfunc import Wishes, answer_wishes, load_classifier, write_model_folder
 from classification_mlops.registry.registration import (
     download,
     promote,
@@ -166,6 +170,42 @@ def test_a_batch_of_many_keeps_its_order(served, tmp_path):
     labels = classifier.classify(FILES).label.tolist()
     assert [row["label"] for row in rows] == [labels[i % 4] if i % 7 else None for i in range(30)] + [None]
     assert rows[-1]["error"] == "vanished"
+
+
+SLOW = [b64encode(cv2.imencode(".png", np.full((4000, 4000), n, np.uint8))[1]).decode() for n in range(20)]
+
+
+def number(server, name: str) -> float:
+    "One of the numbers of the server."
+    with urllib.request.urlopen(f"{server.url}/metrics", timeout=30) as response:
+        lines = response.read().decode().splitlines()
+    return next(float(line.split()[1]) for line in lines if line.startswith(f"{name} "))
+
+
+def test_requests_with_different_wishes_share_passes_through_the_network(served):
+    _, server, classifier = served
+    wishes = [{"top_k": n % 4} if n % 2 else {"accept_confidence": n / 16} for n in range(16)]
+
+    def asked(images, **more):
+        status, text = post(server.url, json.dumps({"instances": images, **more}).encode())
+        assert status == 200
+        return json.loads(text)["predictions"]
+
+    def batches():
+        return np.array([number(server, f"cmlops_batch_pictures_{what}") for what in ("count", "sum")])
+
+    before = batches()
+    with ThreadPoolExecutor(17) as pool:
+        slow = pool.submit(asked, SLOW)  # Those who come meanwhile go together
+        until(lambda: number(server, "cmlops_queue_pictures") >= len(SLOW))
+        answers = [row for (row,) in pool.map(lambda wish: asked(TEXT[:1], params=wish), wishes)]
+        assert len(slow.result()) == len(SLOW)
+    count, asked_about = batches() - before
+    assert asked_about == len(SLOW) + len(wishes) and count <= 8
+    for answer, wish in zip(answers, wishes, strict=True):
+        (expected,) = answer_wishes(classifier, TEXT[:1], Wishes(**wish)).to_dict("records")
+        assert answer["decision"] == expected["decision"] and answer["label"] == expected["label"]
+        assert list(answer["probabilities"]) == list(expected["probabilities"])
 
 
 # Mistreatment

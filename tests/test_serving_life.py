@@ -15,6 +15,7 @@ from contextlib import contextmanager
 import psutil
 import pytest
 from packaged import pictures, register_small, workspace_with_model
+from waiting import until
 
 from classification_mlops.db.session import open_engine, upgrade_database, writing
 from classification_mlops.db.themes import create_theme
@@ -55,14 +56,6 @@ def get(server, path) -> str:
         return response.read().decode()
 
 
-def eventually(check, within_s=30):
-    "Wait until `check` holds."
-    deadline = time.monotonic() + within_s
-    while not check():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
-
 @contextmanager
 def load(server, clients=4):
     "Clients that ask all the time; the versions that answered, and what went wrong."
@@ -93,10 +86,10 @@ def workers(server):
 def test_a_new_champion_takes_over_without_a_lost_request(served):
     workspace, server, _ = served
     with load(server) as (versions, failures):
-        eventually(lambda: len(versions) > 20)
+        until(lambda: len(versions) > 20)
         promote(workspace, "screws", 2)
         assert refresh(server)
-        eventually(lambda: versions[-20:] == [2] * 20)
+        until(lambda: versions[-20:] == [2] * 20)
     assert failures == [] and set(versions) == {1, 2}
 
 
@@ -109,7 +102,7 @@ def test_people_exchange_the_champion_and_take_it_back_under_load(served):
     engine.dispose()
     promote(workspace, "screws", 1)
     refresh(server)
-    eventually(lambda: ask(server, {"instances": TEXT[:1]})[0]["model_version"] == 1)
+    until(lambda: ask(server, {"instances": TEXT[:1]})[0]["model_version"] == 1)
 
     def models(*arguments):
         variables = os.environ | {"CMLOPS_WORKSPACE": str(workspace.root), "CMLOPS_USER": "ann"}
@@ -119,13 +112,13 @@ def test_people_exchange_the_champion_and_take_it_back_under_load(served):
     with load(server) as (versions, failures):
         models("promote", "screws", "2", "--force", "--reason", "tried on line 3")
         assert refresh(server)  # As `cmlops serve` looks every few seconds
-        eventually(lambda: versions[-20:] == [2] * 20)
+        until(lambda: versions[-20:] == [2] * 20)
         models("rollback", "screws", "--reason", "line 3 stopped")
         assert refresh(server)
-        eventually(lambda: versions[-20:] == [1] * 20)
+        until(lambda: versions[-20:] == [1] * 20)
         promote(workspace, "screws", 2)
         assert refresh(server)
-        eventually(lambda: versions[-20:] == [2] * 20)
+        until(lambda: versions[-20:] == [2] * 20)
     assert failures == []
 
 
@@ -134,9 +127,9 @@ def test_a_broken_champion_changes_nothing_but_the_ready_page(served):
     with load(server) as (versions, failures):
         promote(workspace, "screws", 3)
         refresh(server)
-        eventually(lambda: "refused" in get(server, "/ready"))
+        until(lambda: "refused" in get(server, "/ready"))
         seen = len(versions)
-        eventually(lambda: len(versions) > seen + 40 and versions[-20:] == [2] * 20)
+        until(lambda: len(versions) > seen + 40 and versions[-20:] == [2] * 20)
     state = json.loads(get(server, "/ready"))
     assert failures == [] and 3 not in versions
     assert (state["version"], state["refused"]["version"]) == (2, 3)
@@ -146,13 +139,13 @@ def test_a_broken_champion_changes_nothing_but_the_ready_page(served):
 def test_a_killed_worker_is_replaced_within_five_seconds(served):
     _, server, _ = served
     with load(server) as (versions, failures):
-        eventually(lambda: len(versions) > 20)
+        until(lambda: len(versions) > 20)
         before = {one.pid for one in workers(server)}
         victim, start = workers(server)[0], time.monotonic()
         victim.kill()
-        eventually(lambda: len({one.pid for one in workers(server)} - before) == 1, within_s=5)
+        until(lambda: len({one.pid for one in workers(server)} - before) == 1, limit_s=5)
         seen = len(versions)
-        eventually(lambda: len(versions) > seen + 20)
+        until(lambda: len(versions) > seen + 20)
         assert time.monotonic() - start < 10
     assert len(failures) <= 4  # what the four clients had in work
     assert set(versions) == {2}
@@ -166,15 +159,25 @@ FORMS = [
     {"instances": [{"image": text} for text in TEXT[:3]]},
     {"instances": TEXT[:1]},
 ]
+WISHES = [
+    {},
+    {"top_k": 2},
+    {"accept_confidence": 0},
+    {"accept_confidence": 0.4, "top_k": 1},
+    {"accept_confidence": 1.01},
+    {"accept_confidence": -3, "top_k": -3},
+    {"top_k": 99},
+]
 
 
+@pytest.mark.parametrize("wish", WISHES)
 @pytest.mark.parametrize("content", FORMS)
-def test_the_short_way_answers_byte_for_byte_as_mlflow(served, content):
+def test_the_short_way_answers_byte_for_byte_as_mlflow(served, content, wish):
     _, server, _ = served
     answers = []
-    for body in (content, {**content, "params": {}}):  # params lead through MLflow's application
-        kind = {"Content-Type": "application/json"}
-        request = urllib.request.Request(f"{server.url}/invocations", json.dumps(body).encode(), kind)
+    body = json.dumps(content | ({"params": wish} if wish else {})).encode()
+    for kind in ("application/json", "application/json; charset=utf-8"):  # The longer one is left to MLflow
+        request = urllib.request.Request(f"{server.url}/invocations", body, {"Content-Type": kind})
         answers.append(urllib.request.urlopen(request).read())
     assert answers[0] == answers[1]
 
@@ -224,7 +227,7 @@ def test_the_log_tells_what_was_answered(served):
     _, server, log = served
     ask(server, {"instances": TEXT[:2]})
     path = log / "requests.jsonl"
-    eventually(lambda: len(path.read_text().splitlines()) >= 2)
+    until(lambda: len(path.read_text().splitlines()) >= 2)
     record = json.loads(path.read_text().splitlines()[-1])
     assert set(record) >= {"time", "version", "sha256", "label", "confidence", "decision", "latency_ms"}
     assert any(one.name == record["sha256"] for one in (log / "requests.jsonl.pictures").iterdir())
@@ -275,7 +278,7 @@ def test_interrupted_clients_leave_nothing(served):
     for _ in range(500):
         with socket.create_connection((server.host, server.port)) as connection:
             connection.sendall(head + b"{")
-    eventually(lambda: held()[0] <= before[0] + 4)
+    until(lambda: held()[0] <= before[0] + 4)
     assert held()[1] <= before[1] + 8  # threads that the event loop keeps for later
 
 
@@ -299,7 +302,7 @@ def test_who_is_being_answered_is_answered_before_the_end(tmp_path):
         got = []
         thread = threading.Thread(target=lambda: got.extend(ask(server, {"instances": TEXT * 100})))
         thread.start()
-        eventually(lambda: float(get(server, "/metrics").split("cmlops_queue_pictures ")[-1].split()[0]) > 0)
+        until(lambda: float(get(server, "/metrics").split("cmlops_queue_pictures ")[-1].split()[0]) > 0)
         start = time.monotonic()
         os.kill(server.process.pid, signal.SIGTERM)
         thread.join()

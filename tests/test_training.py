@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import nbformat
@@ -15,6 +14,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from waiting import until
 
 from classification_mlops.db.jobs import list_jobs
 from classification_mlops.db.schema import TrainData
@@ -353,10 +353,8 @@ def test_a_stopped_training_is_killed(workspace, tmp_path, number):
     process = subprocess.Popen(
         [sys.executable, "-c", code, workspace.root, notebook], stderr=subprocess.PIPE, text=True
     )
-    deadline = time.monotonic() + 120
-    while not (mark.exists() and mark.read_text()) and time.monotonic() < deadline:
-        assert process.poll() is None, process.stderr.read()
-        time.sleep(0.1)
+    until(lambda: (mark.exists() and mark.read_text()) or process.poll() is not None)
+    assert process.poll() is None, process.stderr.read()
     kernel = int(mark.read_text())
     process.send_signal(number)
     _, errors = process.communicate(timeout=60)
@@ -396,11 +394,9 @@ def test_a_heart_survives_a_database_that_is_away():
 
     heart = Heart(beat, every_s=0.01, idle_s=0.01)
     heart.start()
-    deadline = time.monotonic() + 10
-    while len(beats) < 5 and time.monotonic() < deadline:
-        time.sleep(0.01)
+    until(lambda: len(beats) >= 5, limit_s=10)
     heart.stop()
-    assert len(beats) >= 5 and not heart.is_alive()
+    assert not heart.is_alive()
 
 
 @given(st.integers(2, 6), st.integers(1, 40), st.integers(0, 2**32 - 1))

@@ -6,7 +6,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -14,6 +13,7 @@ from dataclasses import replace
 import pytest
 import torch
 from optuna.trial import TrialState
+from waiting import until
 
 from classification_mlops.config import load_params, parse_study, save_yaml
 from classification_mlops.db.ingest import import_folder
@@ -79,15 +79,6 @@ def children_of(search) -> list:
     client = MlflowClient(search.run.workspace.tracking_uri)
     experiments = [item.experiment_id for item in client.search_experiments()]
     return client.search_runs(experiments, f"tags.`mlflow.parentRunId` = '{search.run.run_id}'")
-
-
-def until(condition, limit_s: float = 120):
-    "Wait until something has happened, and fail when it does not."
-    deadline, pause = time.monotonic() + limit_s, threading.Event()
-    while not (found := condition()):
-        assert time.monotonic() < deadline, "it has not happened"
-        pause.wait(0.02)
-    return found
 
 
 # What a trial is -------------------------------------------------------------------------------------

@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['ANSWER_COLUMNS', 'MODEL_CODE', 'Calibration', 'image_bytes', 'read_pixels', 'answer_row', 'refused_row',
            'ImageClassifier', 'network_logits', 'write_model_folder', 'write_json', 'weight_bytes', 'load_network',
-           'load_classifier', 'Wishes', 'answer_wishes', 'decision', 'likeliest', 'overlays', 'overlay_text',
-           'PackagedClassifier', 'limit_threads', 'imported_modules', 'module_file', 'import_names', 'copy_code']
+           'load_classifier', 'Wishes', 'answer_wishes', 'wished_row', 'decision', 'likeliest', 'overlays',
+           'overlay_text', 'PackagedClassifier', 'limit_threads', 'imported_modules', 'module_file', 'import_names',
+           'copy_code']
 
 # %% ../../nbs/registry/00_pyfunc.ipynb #8f83fe8c
 import ast
@@ -255,15 +256,27 @@ def answer_wishes(
     "Answer as this request wants it."
     images = list(images)
     answers = classifier.classify(images)
-    if wishes.accept_confidence >= 0:
-        by_costs = bool(classifier.calibration.thresholds)
-        rows = answers.to_dict("records")
-        answers["decision"] = [decision(row, wishes.accept_confidence, by_costs) for row in rows]
-    if wishes.top_k > 0:
-        answers["probabilities"] = [likeliest(given, wishes.top_k) for given in answers["probabilities"]]
+    if wishes != Wishes(overlay=wishes.overlay):
+        rows = [wished_row(classifier, row, wishes) for row in answers.to_dict("records")]
+        answers = pd.DataFrame(rows, columns=list(ANSWER_COLUMNS), dtype=object)
     if wishes.overlay:
         answers["overlay"] = pd.Series(overlays(classifier, images, answers), dtype=object)
     return answers
+
+# %% ../../nbs/registry/00_pyfunc.ipynb #6ec36af8
+def wished_row(
+    classifier: ImageClassifier,
+    row: dict,  # An answer of it
+    wishes: Wishes,
+) -> dict:
+    "The same answer as a request wants it told; the network is not asked again."
+    changed = {}
+    if wishes.accept_confidence >= 0:
+        by_costs = bool(classifier.calibration.thresholds)
+        changed["decision"] = decision(row, wishes.accept_confidence, by_costs)
+    if wishes.top_k > 0:
+        changed["probabilities"] = likeliest(row["probabilities"], wishes.top_k)
+    return row | changed
 
 # %% ../../nbs/registry/00_pyfunc.ipynb #065e6575
 def decision(row: dict, accept_confidence: float, by_costs: bool) -> str:
@@ -328,6 +341,9 @@ class PackagedClassifier(PythonModel):
 
     def predict(self, context, model_input: pd.DataFrame, params: dict | None = None) -> pd.DataFrame:
         return answer_wishes(self.classifier, model_input["image"], Wishes(**(params or {})))
+
+    def wished(self, row: dict, params: dict) -> dict:
+        return wished_row(self.classifier, row, Wishes(**params))
 
 # %% ../../nbs/registry/00_pyfunc.ipynb #d7b55a91
 MODEL_CODE = """"MLflow runs this file to get the model: an image classifier of classification_mlops."

@@ -44,7 +44,7 @@ class Batcher:
 
     def __init__(
         self,
-        ask: Callable[[list], list],  # Pictures to answers, one each
+        ask: Callable[[list], list],  # Pictures, or whatever stands for one each, to answers
         limit: int = QUEUE_LIMIT,
         runners: int = 1,  # Batches in work at once
     ):

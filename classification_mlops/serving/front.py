@@ -18,7 +18,7 @@ from time import perf_counter
 from .batching import Batcher, Busy
 from .metrics import Metrics
 from .request_log import RequestLog
-from .shapes import plain_images
+from .shapes import plain_request
 from classification_mlops.serving.swap import (
     BROKEN,
     WANTED,
@@ -186,18 +186,27 @@ class TwoWays:
 
     def __init__(self, model: Model, runners: int = 1):
         self.model = model
-        self.batcher = Batcher(lambda images: self.model.now.predict(images), runners=runners)
+        self.batcher = Batcher(self.ask, runners=runners)
+
+    def ask(self, pairs: list[tuple[str, dict]]) -> list[dict]:  # Pictures, with the params of their requests
+        model = self.model.now
+        rows = model.predict([image for image, _ in pairs])
+        self.model.metrics.batch.observe(len(pairs))
+        return [
+            model.wished(image, row, params) if params else row
+            for (image, params), row in zip(pairs, rows, strict=True)
+        ]
 
     async def answer(self, scope, kind: bytes, body: bytes, send) -> None:
         usual = kind == b"application/json" and (scope["method"], scope["path"]) == ("POST", "/invocations")
-        images = plain_images(body) if usual else None
-        await (self.quickly(images, send) if images else self.through_mlflow(scope, body, send))
+        plain = plain_request(body) if usual else None
+        await (self.quickly(*plain, send) if plain else self.through_mlflow(scope, body, send))
 
-    async def quickly(self, images: list[str], send) -> None:
+    async def quickly(self, images: list[str], params: dict, send) -> None:
         start, queue = perf_counter(), self.model.metrics.queue
         try:
             queue.set(self.batcher.pictures + len(images))
-            rows = await self.batcher.answers(images)
+            rows = await self.batcher.answers([(image, params) for image in images])
         finally:
             queue.set(self.batcher.pictures)
         await reply(send, 200, {"predictions": rows})

@@ -25,6 +25,8 @@ class Metrics:
         self.requests = Counter("cmlops_requests", "Answered requests", ["status"], registry=own)
         self.seconds = Histogram("cmlops_request_seconds", "Duration", buckets=SECONDS, registry=own)
         self.pictures = Counter("cmlops_pictures", "Answered pictures", registry=own)
+        sizes = (1, 2, 4, 8, 16, 32, 64)
+        self.batch = Histogram("cmlops_batch_pictures", "Asked at once", buckets=sizes, registry=own)
         self.answers = Counter("cmlops_answers", "Pictures by label", ["label", "decision"], registry=own)
         self.unreadable = Counter("cmlops_unreadable", "Pictures by error", ["error"], registry=own)
         self.refused = Counter("cmlops_refused", "Requests turned away", ["reason"], registry=own)

@@ -73,6 +73,7 @@ class LoadedModel:
     app: object  # MLflow's scoring application around it
     predict: Callable  # A list of pictures to a list of answers
     version: int | str
+    wished: Callable = lambda image, row, params: row  # An answer as a request with these params wants it
 
 # %% ../../nbs/serving/05_swap.ipynb #6c2f9811
 def open_model(
@@ -87,7 +88,7 @@ def open_model(
     with own_modules():
         packed = load_model(path)
     model, schema = packed.unwrap_python_model(), packed.metadata.get_params_schema()
-    answer, defaults = model.predict, {spec.name: spec.default for spec in schema.params} if schema else None
+    answer, defaults = model.predict, {spec.name: spec.default for spec in schema.params} if schema else {}
 
     def versioned(context, model_input, params=None):
         return answer(context, model_input, params).assign(model_version=version)
@@ -98,13 +99,18 @@ def open_model(
         observe(list(model_input["image"]), answers.to_dict("records"), version, perf_counter() - start)
         return answers
 
-    def predict(images):
+    def predict(images, params=()):
         # Objects, as from MLflow, for pandas would turn them into its own kind of text.
         frame = pd.DataFrame({"image": pd.Series(images, dtype=object)})
-        return versioned(None, frame, defaults).to_dict("records")
+        return versioned(None, frame, defaults | dict(params)).to_dict("records")
+
+    def wished(image, row, params):
+        known = {name: value for name, value in params.items() if name in defaults}
+        retell = getattr(model, "wished", None)  # What was packed long ago is asked once more instead
+        return retell(row, known) if retell else predict([image], known)[0]
 
     model.predict = observed
-    return LoadedModel(scoring_server.init(packed), predict, version)
+    return LoadedModel(scoring_server.init(packed), predict, version, wished)
 
 # %% ../../nbs/serving/05_swap.ipynb #45f76dde
 def try_out(model: LoadedModel) -> None:
