@@ -156,6 +156,7 @@ class TrainingRun(RunFiles):
     overrides: tuple[str, ...] = ()  # What was changed against the files, such as "trainer.max_epochs=3"
     run_id: str = ""  # MLflow's; empty while it is a plan
     job_id: int = 0
+    kind: str = "train"  # Of the job
     labels: list[str] = field(default_factory=list)  # Classes of the model, in the order of its outputs
     snapshot: object = None  # What `db.snapshot.take_snapshot` found
     skipped: dict[str, str] = field(default_factory=dict)  # Pictures left out: what is wrong, by content hash
@@ -263,7 +264,7 @@ def register_run(
     run.folder.mkdir(parents=True, exist_ok=True)
     save_params(run.params, run.folder / "params.yaml")
     save_augmentations(run.augmentations, run.folder / "auguments.yaml")
-    asked = {"overrides": list(run.overrides), "params": run.asked}
+    asked, run.kind = {"overrides": list(run.overrides), "params": run.asked, "more": run.more}, kind
     with writing(run.engine) as session:
         run.owner = "" if queued else process_name()
         job = create_job(session, kind, get_theme(session, run.theme), asked, run.owner or None)
