@@ -10,6 +10,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
+import psutil
 import pytest
 import torch
 from optuna.trial import TrialState
@@ -17,16 +18,17 @@ from waiting import until
 
 from classification_mlops.config import load_params, parse_study, save_yaml
 from classification_mlops.db.ingest import import_folder
-from classification_mlops.db.jobs import ask_job, get_job
+from classification_mlops.db.jobs import ask_job, get_job, list_jobs
 from classification_mlops.db.session import open_engine, reading, upgrade_database, writing
 from classification_mlops.db.snapshot import read_snapshot
 from classification_mlops.db.themes import create_theme
 from classification_mlops.demo import sample_workspace, write_digits
 from classification_mlops.registry.registration import use_tracking
 from classification_mlops.text import UsageError, UserError
-from classification_mlops.training.asked import Cancelled
+from classification_mlops.training.asked import Cancelled, Paused
 from classification_mlops.training.fit import fit
 from classification_mlops.training.material import load_data, split_new
+from classification_mlops.training.queue import cancel_job, control_job, read_log, resume_job, run_job
 from classification_mlops.training.run import end_run, plan_run, register_run
 from classification_mlops.tuning.entry import enter, plan_tuning
 from classification_mlops.tuning.outcome import begin_search, run_tuning, train_best, tuning_outcome
@@ -35,12 +37,13 @@ from classification_mlops.tuning.study import (
     claim,
     counted,
     existing_study,
+    give_back,
     is_enough,
     open_study,
     study_lock,
 )
 from classification_mlops.tuning.trial import STEERING, folder_of
-from classification_mlops.tuning.workers import start_helper, work, work_together
+from classification_mlops.tuning.workers import join, start_helper, work, work_together
 from classification_mlops.workspace import Workspace
 
 RATES = {"optimizer.learning_rate": {"low": 1e-3, "high": 1e-2, "log": True}}
@@ -215,6 +218,163 @@ def test_who_comes_second_helps(search_for, place):
     with reading(search.run.engine) as session:
         assert get_job(session, run.job_id).kind == "tune"
     end_run(replace(run, run_id="-"), "KILLED")
+
+
+# Pause, resume, cancel ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def own_place(place, tmp_path):
+    "A workspace of its own, with the same pictures."
+    root = shutil.copytree(
+        place.root, tmp_path / "workspace", ignore=shutil.ignore_patterns("artifacts", "*.db-*")
+    )
+    workspace = Workspace(root)
+    for name in ("runs", "preprocessed", "mlflow"):
+        (workspace.artifacts / name).mkdir(parents=True)
+    return workspace
+
+
+def started(workspace, *arguments, **settings) -> subprocess.Popen:
+    "A command in a process of its own, which says what came of it as JSON."
+    code = "import sys; from classification_mlops.cli import main; sys.exit(main())"
+    environment = os.environ | {"CMLOPS_WORKSPACE": str(workspace.root), "CMLOPS_LANG": "en"} | settings
+    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=workspace.root)
+    line = [sys.executable, "-c", code, arguments[0], "--json", *arguments[1:]]
+    return subprocess.Popen(line, env=environment, **pipes)
+
+
+def answer_of(process: subprocess.Popen):
+    out, err = process.communicate(timeout=240)
+    assert process.returncode == 0, err
+    return json.loads(out)
+
+
+def learning_trial(workspace, process: subprocess.Popen, name: str = "digits", after: int = -1):
+    "A trial with a higher number, when it has learnt for an epoch."
+
+    def found():
+        assert process.poll() is None, process.communicate()
+        try:
+            trials = existing_study(workspace, name).get_trials(states=[TrialState.RUNNING])
+        except UsageError:
+            return None
+        return next((one for one in trials if one.number > after and one.intermediate_values), None)
+
+    return until(found)
+
+
+def status_of(engine, number: int) -> str:
+    with reading(engine) as session:
+        return get_job(session, number).status
+
+
+def test_a_search_is_paused_queued_killed_and_taken_over(own_place):
+    rates = {"optimizer.learning_rate": {"low": 1e-3, "high": 1e-2, "log": True}}
+    save_yaml({"study": {"trials": 3, "pruner": "none"}, "space": rates}, own_place.study_file, "")
+    engine = open_engine(own_place.database_url)
+    settings = [f"--set={text}" for text in ("trainer.max_epochs=8", *QUICK[1:])]
+    searching = started(own_place, "tune", "digits", "--workers=2", *settings)
+    learning_trial(own_place, searching)
+    with reading(engine) as session:
+        [job] = list_jobs(session)
+    family = psutil.Process(searching.pid).children(recursive=True)
+    assert control_job(engine, job.id, "pause") == "asked"
+    found = answer_of(searching)
+    assert found["status"] == status_of(engine, job.id) == "paused" and found["model_version"] is None
+    assert not psutil.wait_procs(family, timeout=20)[1]
+    study, client = existing_study(own_place, "digits"), use_tracking(own_place)
+    kinds = [trial.state.name for trial in study.trials]
+    assert "RUNNING" not in kinds and kinds.count("FAIL") == kinds.count("WAITING") >= 1
+    stopped = [trial for trial in study.trials if trial.state == TrialState.FAIL]
+    assert client.get_run(found["run_id"]).info.status == "SCHEDULED"
+
+    assert resume_job(own_place, engine, job.id, queued=True) == "queued"
+    worker = started(own_place, "worker", "--once")
+    learning_trial(own_place, worker, after=len(study.trials) - 1 - kinds.count("WAITING"))
+    family = psutil.Process(worker.pid).children(recursive=True)
+    worker.kill()
+    worker.communicate()
+    assert not psutil.wait_procs(family, timeout=20)[1]
+    done = answer_of(started(own_place, "worker", "--once"))
+    assert [row["status"] for row in done] == ["finished"] and status_of(engine, job.id) == "finished"
+
+    trials = existing_study(own_place, "digits").trials
+    assert [trial.state.name for trial in trials].count("COMPLETE") == 3
+    assert {"RUNNING", "WAITING"}.isdisjoint(trial.state.name for trial in trials)
+    complete = [trial.params for trial in trials if trial.state == TrialState.COMPLETE]
+    assert all(trial.params in complete for trial in stopped)
+    assert len({params["optimizer.learning_rate"] for params in complete}) == 3
+    assert [int(one.version) for one in client.search_model_versions("name='digits'")] == [1]
+    runs = client.search_runs([client.get_run(found["run_id"]).info.experiment_id])
+    assert {run.info.status for run in runs} <= {"FINISHED", "KILLED", "FAILED"}
+    assert client.get_run(found["run_id"]).info.status == "FINISHED"
+    log = read_log(own_place, job)
+    assert "trial 3 of 3" in log
+
+
+def test_a_search_paused_while_its_model_is_made_makes_it_once(own_place):
+    save_yaml({"study": {"trials": 1, "pruner": "none"}, "space": RATES}, own_place.study_file, "")
+    search = begin_search("digits", own_place, dict(files={}, overrides=QUICK, budget={}))
+    work_together(search)
+    assert control_job(search.run.engine, search.run.job_id, "pause") == "asked"
+    until(lambda: search.run.wish == "pause")
+    with pytest.raises(Paused):
+        train_best(search)
+    end_run(search.run, "PAUSED")
+    model = search.study.user_attrs["model"]
+    assert status_of(search.run.engine, model["job"]) == "paused"
+    assert resume_job(own_place, search.run.engine, search.run.job_id, queued=True) == "queued"
+    assert run_job(own_place, search.run.job_id).model_version == 1
+    assert existing_study(own_place, "digits").user_attrs["model"] == model | {"version": 1}
+    assert status_of(search.run.engine, model["job"]) == "finished"
+    assert len(use_tracking(own_place).search_model_versions("name='digits'")) == 1
+
+
+def test_the_same_command_takes_the_place_of_a_search_that_waits(search_for, place):
+    search = search_for("waiting", RATES, trials=1)
+    end_run(search.run, "PAUSED")
+    again = search_for("waiting", RATES, trials=1)
+    assert again.run.run_id == search.run.run_id
+    with reading(search.run.engine) as session:
+        job = get_job(session, search.run.job_id)
+    assert (job.status, job.error) == ("cancelled", f"job {again.run.job_id} goes on with its study")
+    end_run(again.run, "PAUSED")
+    assert cancel_job(place, again.run.engine, again.run.job_id) == "cancelled"
+    run = use_tracking(place).get_run(again.run.run_id)
+    assert run.info.status == "KILLED"
+
+
+def test_a_paused_helper_gives_its_trial_back_and_does_not_lead(search_for, place):
+    search = search_for("helped", RATES, ("trainer.max_epochs=200", *QUICK[1:]), trials=1)
+    run, plan = plan_tuning(place, "digits", overrides=("trainer.max_epochs=200", *QUICK[1:]))
+    assert not enter(run, plan, "helped")
+    with ThreadPoolExecutor(1) as pool:
+        helping = pool.submit(join, run, plan, "helped")
+        study = existing_study(place, "helped")
+        until(lambda: [trial for trial in study.trials if trial.intermediate_values])
+        assert control_job(run.engine, run.job_id, "pause") == "asked"
+        with pytest.raises(Paused):
+            helping.result()
+    assert states(search) == ["FAIL", "WAITING"] and status_of(run.engine, run.job_id) == "paused"
+    with pytest.raises(UsageError, match=f"job {search.run.job_id} works on the same study"):
+        resume_job(place, run.engine, run.job_id)
+    end_run(search.run, "KILLED")
+    assert resume_job(place, run.engine, run.job_id, queued=True) == "queued"
+    assert cancel_job(place, run.engine, run.job_id) == "cancelled"
+
+
+def test_pausing_again_and_again_costs_no_trial(tmp_path):
+    plan = parse_study({"study": {"trials": 2}, "space": RATES})
+    study = open_study(Workspace(tmp_path), "patient", "digits", plan, BASE)
+    for _ in range(5):
+        trial, _ = claim(study, plan, BASE, {})
+        give_back(study, trial, wanted=True)
+    ended = [trial.params for trial in study.trials if trial.state == TrialState.FAIL]
+    assert not counted(study) and ended == ended[:1] * 5
+    for _ in range(4):
+        give_back(study, claim(study, plan, BASE, {})[0])
+    assert len(counted(study)) == 1  # Dying costs one in the end
 
 
 # The budget ----------------------------------------------------------------------------------------------
@@ -423,20 +583,10 @@ def test_a_search_in_which_nothing_works_ends_early(search_for):
 # From the terminal ---------------------------------------------------------------------------------
 
 
-def test_the_command_tunes_registers_and_goes_on(tmp_path, place):
-    workspace = Workspace(
-        shutil.copytree(place.root, tmp_path / "workspace", ignore=shutil.ignore_patterns("artifacts"))
-    )
-    for name in ("runs", "preprocessed", "mlflow"):
-        (workspace.artifacts / name).mkdir(parents=True)
+def test_the_command_tunes_registers_and_goes_on(own_place):
+    workspace = own_place
     save_yaml({"study": {"trials": 2, "pruner": "none"}, "space": RATES}, workspace.study_file, "")
-    code = "import sys; from classification_mlops.cli import main; sys.exit(main())"
-    line = [sys.executable, "-c", code, "tune", "digits", "--json", *(f"--set={text}" for text in QUICK)]
-    environment = os.environ | {"CMLOPS_WORKSPACE": str(workspace.root), "CMLOPS_LANG": "en"}
-
-    done = subprocess.run(line, env=environment, cwd=workspace.root, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
+    found = answer_of(started(workspace, "tune", "digits", *(f"--set={text}" for text in QUICK)))
     assert found["states"] == {"complete": 2} and found["model_version"] == 1
     assert found["values"]["valid_accuracy"] >= found["default_values"]["valid_accuracy"]
     client = use_tracking(workspace)

@@ -65,10 +65,16 @@ def tuning_lines(
 ) -> str:
     "What a search has found, one fact a line."
     states = ", ".join(f"{say(name)} {count}" for name, count in found["states"].items())
-    facts = {"study": found["study"], "all trials": states, "best_trial": found["best_trial"]}
-    for metric, value in found["values"].items():
+    facts = {"study": found["study"], "all trials": states or "–"}
+    if found["values"]:
+        facts["best_trial"] = found["best_trial"]
+    for metric, value in (found["values"] or {}).items():
         usual = (found["default_values"] or {}).get(metric)
         facts[metric] = f"{as_text(value)} ({say('of the default')}: {as_text(usual) or '–'})"
     names = ("model_version", "test_accuracy", "params_file", "notebook")
     rest = {name: found[name] for name in names if found[name] is not None}
-    return fact_lines(facts | found["params"] | rest)
+    text = fact_lines(facts | found["params"] | rest)
+    if found["status"] != "paused":
+        return text
+    message = "job {number} is paused; to go on: cmlops jobs resume {number}, or the same command"
+    return f"{text}\n{say(message, number=found['job_id'])}"

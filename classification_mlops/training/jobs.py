@@ -363,7 +363,9 @@ def stopped(
 # %% ../../nbs/training/15_jobs.ipynb #902a1c39
 def can_go_on(run: TrainingRun) -> bool:
     "Whether a run has come so far that going on is worth more than beginning anew."
-    return any((run.checkpoints / name).exists() for name in ("last.ckpt", "previous.ckpt", "fitted.json"))
+    return run.kind == "tune" or any(
+        (run.checkpoints / name).exists() for name in ("last.ckpt", "previous.ckpt", "fitted.json")
+    )
 
 # %% ../../nbs/training/15_jobs.ipynb #21dd8a45
 def explanation(

@@ -158,6 +158,7 @@ class TrainingRun(RunFiles):
     overrides: tuple[str, ...] = ()  # What was changed against the files, such as "trainer.max_epochs=3"
     run_id: str = ""  # MLflow's; empty while it is a plan
     job_id: int = 0
+    kind: str = "train"  # Of the job
     labels: list[str] = field(default_factory=list)  # Classes of the model, in the order of its outputs
     snapshot: object = None  # What `db.snapshot.take_snapshot` found
     skipped: dict[str, str] = field(default_factory=dict)  # Pictures left out: what is wrong, by content hash
@@ -170,9 +171,7 @@ class TrainingRun(RunFiles):
     @property
     def asked(self) -> dict:
         "Everything that can be set, as plain data."
-        return params_dict(self.params) | {
-            "augmentations": [item.model_dump() for item in self.augmentations]
-        }
+        return params_dict(self.params) | {"augmentations": [i.model_dump() for i in self.augmentations]}
 
     def tell(self, progress: dict) -> None:
         "Let whoever watches know how far the run is."
@@ -278,7 +277,8 @@ def register_run(
     run.folder.mkdir(parents=True, exist_ok=True)
     save_params(run.params, run.folder / "params.yaml")
     save_augmentations(run.augmentations, run.folder / "auguments.yaml")
-    asked = {"overrides": list(run.overrides), "params": run.asked} | ({"key": run.key} if run.key else {})
+    asked = {"overrides": list(run.overrides), "params": run.asked, "more": run.more}
+    asked, run.kind = asked | ({"key": run.key} if run.key else {}), kind
     run.owner = "" if queued else process_name()
     with writing(run.engine) as session:
         theme = get_theme(session, run.theme)

@@ -350,22 +350,24 @@ def counted(study: optuna.Study) -> list[FrozenTrial]:
 def give_back(
     study: optuna.Study,
     trial: FrozenTrial | Trial,  # Running
+    wanted: bool = False,  # Somebody wanted it to stop: it has not failed
 ) -> None:
     "End a trial whose worker is gone, and let another worker do the same."
     study.tell(trial.number, state=FAIL)
-    tries = trial.user_attrs.get("tries", 1)
-    if tries < MOST_TRIES:
-        study.enqueue_trial(trial.params, {"retry_of": trial.number, "tries": tries + 1})
+    tries = trial.user_attrs.get("tries", 1) + (not wanted)
+    if tries <= MOST_TRIES:
+        study.enqueue_trial(trial.params, {"retry_of": trial.number, "tries": tries})
 
 
 def settle_lost(
     study: optuna.Study,
     is_lost: Callable[[FrozenTrial], bool],  # Whether nobody works on a running trial
+    wanted: bool = False,  # Somebody wanted the workers to stop
 ) -> list[int]:  # Numbers of the trials
     "Give back what dead workers have left; under `study_lock` only."
     lost = [trial for trial in study.get_trials(deepcopy=False, states=[RUNNING]) if is_lost(trial)]
     for trial in lost:
-        give_back(study, trial)
+        give_back(study, trial, wanted)
     return [trial.number for trial in lost]
 
 # %% ../../nbs/tuning/01_study.ipynb #c1a52ae5

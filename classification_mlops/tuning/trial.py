@@ -171,7 +171,7 @@ def run_trial(search: Search, trial: Trial, settings: dict) -> None:
         search.study.tell(trial, state=TrialState.PRUNED)
         tell_mlflow(run, "KILLED", {"pruned": "true"})
     except (Paused, Cancelled, Lost, KeyboardInterrupt, SystemExit):
-        give_back(search.study, trial)
+        give_back(search.study, trial, wanted=True)
         end_child(run, "KILLED", say("its worker was told to stop"))
         raise
     except Exception as error:  # whatever a library says of settings that do not go together
