@@ -15,6 +15,7 @@ from urllib.request import urlopen
 import pytest
 from browser import add_people, chromium, free_port, opened, served, signed_in
 from packaged import register_small
+from waiting import until
 
 from classification_mlops.db.jobs import change_status, create_job
 from classification_mlops.db.session import open_engine, writing
@@ -136,8 +137,14 @@ def test_screens_show_versions_and_aliases_of_a_server(site):
                 values = "all => all.map((one) => one.value)"
                 shown = {*page.locator("[data-models] option").evaluate_all(values)}
                 assert shown == {"champion", "challenger", "night-shift", "1", "2"}
-            opened(page, url + history)  # What was known stands, and says that it may be old
-            assert "champion" in page.wait_for_selector(row).inner_text()
+
+            def troubled() -> int:  # An answer counts for a moment
+                opened(page, url + history)
+                page.wait_for_selector(row)
+                return page.locator("[data-trouble]").count()
+
+            until(troubled)  # What was known stands, and says that it may be old
+            assert "champion" in page.inner_text(row)
             assert "does not answer" in page.inner_text("[data-trouble]")
         with served(site.workspace, port=web, **address) as url:
             opened(page, url + history)
