@@ -148,7 +148,7 @@ def test_a_killed_worker_is_replaced_within_five_seconds(served):
         until(lambda: len(versions) > seen + 20)
         assert time.monotonic() - start < 10
     assert len(failures) <= 4  # what the four clients had in work
-    assert set(versions) == {2}
+    assert len(set(versions)) == 1
 
 
 FORMS = [
