@@ -74,15 +74,6 @@ def lab(workspace):
         yield url
 
 
-def open_app(browser, url: str, name: str):
-    "A tab with an app notebook whose kernel is there."
-    page = browser.new_context(viewport={"width": 1400, "height": 900}).new_page()
-    page.set_default_timeout(OPEN_MS)
-    page.goto(f"{url}/lab/tree/{name}.ipynb?token={TOKEN}&reset")
-    page.wait_for_selector(".jp-NotebookPanel .jp-Cell")
-    return page
-
-
 def run_cell(page, text: str):
     "Run the cell that holds a text, as Shift and Enter do."
     cell = page.locator(".jp-CodeCell", has=page.locator(f'.cm-content:has-text("{text}")')).first
@@ -97,6 +88,17 @@ def run_cell(page, text: str):
         except TimeoutError:
             continue
     raise AssertionError(f"{text} does not run: {page.inner_text('.jp-Notebook')[-2000:]}")
+
+
+def open_app(browser, url: str, name: str, *cells: str):
+    "A tab with an app notebook in which some cells were run."
+    page = browser.new_context(viewport={"width": 1400, "height": 900}).new_page()
+    page.set_default_timeout(OPEN_MS)
+    page.goto(f"{url}/lab/tree/{name}.ipynb?token={TOKEN}&reset")
+    page.wait_for_selector(".jp-NotebookPanel .jp-Cell")
+    for text in cells:
+        run_cell(page, text)
+    return page
 
 
 def run_app(browser, url: str, name: str):
@@ -168,9 +170,7 @@ def empty(tmp_path):
 
 def collect(browser, url, folder):
     "The first notebook: a theme, its pictures, their labels, their splits."
-    page = open_app(browser, url, "label")
-    for text in ("import LabelScreen", "begin_theme(", "UploadScreen("):
-        run_cell(page, text)
+    page = open_app(browser, url, "label", "import LabelScreen", "begin_theme(", "UploadScreen(")
     page.wait_for_selector(".upload[data-ready]")
     page.select_option(".upload [name=label]", "folder")
     page.set_input_files(".upload [name=folder]", folder)
@@ -189,9 +189,7 @@ def collect(browser, url, folder):
 
 
 def configure(browser, url):
-    page = open_app(browser, url, "configure")
-    for text in ("import ConfigScreen", "ConfigScreen("):
-        run_cell(page, text)
+    page = open_app(browser, url, "configure", "import ConfigScreen", "ConfigScreen(")
     page.wait_for_selector(".config[data-ready]")
     for name, value in {"trainer.max_epochs": "2", "image.size_px": "32", "data.batch_size": "16"}.items():
         page.fill(f'[data-field="{name}"] .control', value)
@@ -202,9 +200,7 @@ def configure(browser, url):
 
 
 def train_twice(browser, url):
-    page = open_app(browser, url, "train")
-    for text in ("import RunScreen", "RunScreen("):
-        run_cell(page, text)
+    page = open_app(browser, url, "train", "import RunScreen", "RunScreen(")
     page.wait_for_selector(".run[data-ready]")
     for number, epochs in ((1, ""), (2, "3")):
         page.fill("[name=epochs]", epochs)
@@ -214,9 +210,7 @@ def train_twice(browser, url):
 
 
 def compare_and_promote(browser, url):
-    page = open_app(browser, url, "compare")
-    for text in ("import HistoryScreen", "HistoryScreen("):
-        run_cell(page, text)
+    page = open_app(browser, url, "compare", "import HistoryScreen", "HistoryScreen(")
     for number in (0, 1):
         page.locator("[data-run] input[type=checkbox]").nth(number).check()
     page.click("[data-compare]")
@@ -230,9 +224,7 @@ def compare_and_promote(browser, url):
 
 
 def predict(browser, url, folder) -> str:
-    page = open_app(browser, url, "predict")
-    for text in ("import InferenceScreen", "InferenceScreen("):
-        run_cell(page, text)
+    page = open_app(browser, url, "predict", "import InferenceScreen", "InferenceScreen(")
     page.wait_for_selector(".inference[data-ready]")
     page.set_input_files("[data-files]", sorted(map(str, folder.glob("1/*.png")))[:3])
     page.click("[data-start]")
