@@ -19,7 +19,7 @@ from time import perf_counter
 # %% ../../nbs/serving/03_batching.ipynb #c49fc8cd
 LARGEST_BATCH = 64  # pictures; one request is never torn apart, so it may bring more
 QUEUE_LIMIT = 512  # pictures that may wait or be in work
-LONGEST_WAIT_S = 8  # Whoever would wait longer is told so at once
+LONGEST_WAIT_S = 6  # Whoever would wait longer is told so at once
 
 # %% ../../nbs/serving/03_batching.ipynb #61f75bca
 @dataclass

@@ -20,7 +20,7 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-from ..model.engines import EXPORTED
+from ..model.engines import EXPORTED, asked_threads
 from .swap import WANTED, WORKING, read_note
 
 # %% ../../nbs/serving/08_workers.ipynb #853b0767
@@ -180,8 +180,7 @@ def runners_each(
     "Batches that each worker has in work at once."
     if cores is None:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    threads = max(1, int(os.environ.get("CMLOPS_THREADS") or 1))
-    return min(MOST_RUNNERS, max(1, cores // (workers * threads)))
+    return min(MOST_RUNNERS, max(1, cores // (workers * (asked_threads() or 1))))
 
 # %% ../../nbs/serving/08_workers.ipynb #b64ca015
 def load_guard(folder: Path, options: dict):  # The ASGI application
