@@ -38,13 +38,15 @@ def files_below(
         except OSError:
             yield inside, "unreadable"
             continue
+        above, folders = os.path.join(inside, ""), []
         for name, is_folder, is_file in found:
             if is_leftover(name, is_folder):
-                yield os.path.join(inside, name), "leftover"
-            elif not is_folder:
-                yield os.path.join(inside, name), "file" if is_file else "not_regular_file"
-        folders = [name for name, is_folder, _ in found if is_folder and not is_leftover(name, True)]
-        waiting += [os.path.join(inside, name) for name in reversed(folders)]
+                yield above + name, "leftover"
+            elif is_folder:
+                folders.append(above + name)
+            else:
+                yield above + name, "file" if is_file else "not_regular_file"
+        waiting += reversed(folders)
 
 # %% ../../nbs/images/11_folders.ipynb #60a74007
 def folder_candidates(
@@ -52,14 +54,14 @@ def folder_candidates(
     options: SourceOptions = SourceOptions(),  # noqa: B008
 ) -> Iterator[Offer]:
     "What a folder offers: by default the first folder inside it is the label, whatever lies deeper."
-    folder = os.path.abspath(folder)
+    folder = os.path.join(os.path.abspath(folder), "")
     for path, kind in files_below(folder):
         if kind == "leftover":
             yield None
         elif kind != "file":
             yield UnreadableImage(shown_name(path), kind, detail="-")
         else:
-            yield candidate_at(os.path.join(folder, path), path.replace(os.sep, "/"), options)
+            yield candidate_at(folder + path, path.replace(os.sep, "/"), options)
 
 # %% ../../nbs/images/11_folders.ipynb #93dc4c05
 def archive_candidates(
