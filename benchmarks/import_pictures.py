@@ -6,7 +6,8 @@ The bare way lists the files and lets two processes read, hash and fully decode 
 pixels away. Ours does the same, judges every file, computes its perceptual hash and registers it with
 its label and history, in a database that survives a power cut; `--in-place` leaves the files where they
 are, the default copies them, synced, into the workspace. For copying, the bare way with copying is shown
-as well. All take turns, because a shared machine drifts; ratios are medians over the turns.
+as well. The search for copies that ends an import is timed apart: `duplicates.py` has its figures. All
+take turns, because a shared machine drifts; ratios are medians over the turns.
 """
 
 import argparse
@@ -21,10 +22,12 @@ from resource import RUSAGE_CHILDREN, RUSAGE_SELF, getrusage
 from statistics import median
 from tempfile import TemporaryDirectory
 from time import perf_counter
+from unittest.mock import patch
 
 from PIL import Image
 from workspace import report
 
+from classification_mlops.db import ingest
 from classification_mlops.db.ingest import ImportOptions, import_source
 from classification_mlops.db.session import open_engine, upgrade_database, writing
 from classification_mlops.db.themes import create_theme
@@ -75,14 +78,25 @@ def bare(folder: Path, count: list, target: str | None = None):
         pool.join()
 
 
-def ours(folder: Path, place: str, in_place: bool, count: list):
-    "An import into a new workspace, which is prepared before."
-    workspace = init_folders(place)
+def ours(folder: Path, place: str, in_place: bool, count: list) -> list[tuple[float, float]]:
+    "Seconds of an import into a new workspace, which is prepared before; and of the search for copies."
+    workspace, search, found, took = init_folders(place), ingest.compare_new, [], []
     engine = open_engine(workspace.database_url)
     options = ImportOptions(SourceOptions("=picture"), True, in_place, workers=2)
-    found = import_source(engine, workspace, "benchmark", folder, options, actor="benchmark")
-    count.append(found.added + found.already_there)
+
+    def searched(*more) -> int:
+        copies = []
+        took.append(timed(lambda: copies.append(search(*more))))
+        return copies[0]
+
+    def bring():
+        found.append(import_source(engine, workspace, "benchmark", folder, options, actor="benchmark"))
+
+    with patch.object(ingest, "compare_new", searched):
+        both = timed(bring)
+    count.append(found[0].added + found[0].already_there)
     engine.dispose()
+    return [tuple(whole - part for whole, part in zip(both, took[0], strict=True)), took[0]]
 
 
 def prepared(place: str) -> str:
@@ -96,15 +110,15 @@ def prepared(place: str) -> str:
 
 
 def one_turn(folder: Path) -> tuple[dict, set]:
-    "Wall and CPU seconds of all four, and how many pictures they saw."
+    "Wall and CPU seconds of each way, and how many pictures they saw."
     seconds, counts = {}, []
     with TemporaryDirectory() as place:
         os.makedirs(copies := os.path.join(place, "copies"))
         kept, copied = prepared(os.path.join(place, "kept")), prepared(os.path.join(place, "copied"))
         seconds["bare"] = timed(lambda: bare(folder, counts))
-        seconds["in_place"] = timed(lambda: ours(folder, kept, True, counts))
+        seconds["in_place"], seconds["search"] = ours(folder, kept, True, counts)
         seconds["bare_copying"] = timed(lambda: bare(folder, counts, copies))
-        seconds["copying"] = timed(lambda: ours(folder, copied, False, counts))
+        seconds["copying"], _ = ours(folder, copied, False, counts)
     return seconds, set(counts)
 
 
@@ -116,6 +130,7 @@ def figures_of(folder: Path, turns: int, to_reach: float) -> dict:
     assert len(counts) == 1, f"pictures seen: {counts}"
     pairs = {"ratio": ("in_place", "bare"), "ratio_copying": ("copying", "bare")}
     pairs["ratio_copying_to_copying"] = ("copying", "bare_copying")
+    pairs["search_to_bare"] = ("search", "bare")
     figures = {"pictures": counts.pop(), "to_reach": to_reach}
     for name, (one, other) in pairs.items():
         for suffix, kind in (("", 0), ("_of_cpu_seconds", 1)):
