@@ -367,8 +367,9 @@ def register_source(
     found, labels = listed(offers(table, workspace, options.source)())
     arrivals = Arrivals(*settle_labels(engine, theme_name, labels, options.create_labels), actor)
     candidates = kept_in_place(accepted(found, report), workspace, report)
-    for pictures in in_chunks(stated(candidates, report), AT_ONCE):
-        settle(engine, arrivals, pictures, report)
-        if progress:
-            progress(report.done, len(found))
+    with rare_collections():
+        for pictures in in_chunks(stated(candidates, report), AT_ONCE):
+            settle(engine, arrivals, pictures, report)
+            if progress:
+                progress(report.done, len(found))
     return report
