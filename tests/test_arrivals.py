@@ -25,6 +25,7 @@ from classification_mlops.db.check import check_theme
 from classification_mlops.db.import_report import write_report
 from classification_mlops.db.ingest import ImportOptions, import_folder, import_source, register_source
 from classification_mlops.db.labels import add_label, get_label, set_label
+from classification_mlops.db.leaks import leak_score
 from classification_mlops.db.schema import Label, LabelEvent, SplitBatch, TrainData
 from classification_mlops.db.session import reading, writing
 from classification_mlops.db.split import split_theme
@@ -320,6 +321,21 @@ def test_a_wrong_table_is_found_by_the_check(engine, workspace, theme, source):
     assert register_source(engine, workspace, theme, table, options(), actor="ann").added == 2
     found = check_theme(engine, workspace, theme)
     assert (len(found.changed), len(found.missing)) == (1, 1)
+
+
+def test_what_came_is_planned_for_at_once(engine, workspace, theme, source, monkeypatch):
+    monkeypatch.setenv("CMLOPS_IMAGE_ROOTS", "s3://far")
+    rows = [f"s3://far/{n}.png,label {n % 2},{sha256(b'%d' % n).hexdigest()}" for n in range(2000)]
+    table = stated_table(source, "path,label,sha256", *rows)
+    register_source(engine, workspace, theme, table, options(), actor="ann")
+    with writing(engine) as session:
+        split_theme(session, get_theme(session, theme), SplitRatios(), 1, "ann")
+    with reading(engine) as session:
+        assert leak_score(session, get_theme(session, theme)).leaking == {"test": 0, "valid": 0}
+        if engine.dialect.name == "postgresql":  # Which else would believe that nothing is there
+            splits = "SELECT n_distinct FROM pg_stats WHERE (tablename, attname) = ('train_data', 'split')"
+            assert session.scalar(text("SELECT reltuples FROM pg_class WHERE relname = 'train_data'")) == 2000
+            assert session.scalar(text(splits)) == 3
 
 
 def test_many_rows_are_registered_in_few_statements(engine, workspace, theme, source, monkeypatch):

@@ -26,7 +26,7 @@ from .arrivals import Arrivals, Picture, lock_theme, register, settle_labels
 from .duplicates import find_duplicates
 from .import_report import ImportReport, Spool
 from .schema import TrainData
-from .session import in_chunks, reading, writing
+from .session import count_again, in_chunks, reading, writing
 from ..images.decode import UnreadableImage
 from ..images.examine import Crew, Facts, examine_all
 from ..images.sources import Candidate, Offer, SourceOptions, offers
@@ -289,6 +289,8 @@ def import_offers(
                 settle_batch(engine, arrivals, batch, report)
                 if progress:
                     progress(report.done, len(found))
+    with writing(engine) as session:
+        count_again(session, report.added)
     report.near_duplicates = compare_new(engine, workspace, theme_name, arrivals, after, progress)
     return report
 
@@ -372,4 +374,6 @@ def register_source(
             settle(engine, arrivals, pictures, report)
             if progress:
                 progress(report.done, len(found))
+    with writing(engine) as session:
+        count_again(session, report.added)
     return report

@@ -37,7 +37,7 @@ from classification_mlops.db.schema import (
     TrainData,
     utc_now,
 )
-from .session import in_chunks
+from .session import count_again, in_chunks
 from .tallies import forget_counts, kept_counts
 from ..text import UsageError, UserError
 
@@ -199,6 +199,7 @@ def split_held(
         forget_counts(session.connection())
     write_places(session, plan, TrainData.split, values)
     forget_pictures(session)
+    count_again(session, len(plan.places))
     return batch
 
 # %% ../../nbs/db/14_split.ipynb #9fe67cc0
