@@ -195,6 +195,7 @@ def split_held(
     session.add(batch)
     session.flush()
     values = [{"split": split, "split_batch_id": batch.id} for split in SPLITS]
+    count_again(session, len(plan.places))
     if len(plan.places) > MANY:
         forget_counts(session.connection())
     write_places(session, plan, TrainData.split, values)
