@@ -104,7 +104,9 @@ def settings_of(
     except (UserError, OSError):
         return []
     usual = flat_params(Params())
-    names = dict.fromkeys([*given, *usual])
+    there = {name[:end] for name in given for end, letter in enumerate(name) if letter == "."}
+    # Where there are steps, the empty list of none is no setting of its own.
+    names = dict.fromkeys(name for name in (*given, *usual) if name not in there)
     rows = [(name, given.get(name), usual.get(name)) for name in names]
     return [{"name": name, "value": a, "usual": b, "changed": a != b} for name, a, b in rows]
 
