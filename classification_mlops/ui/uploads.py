@@ -7,6 +7,7 @@ __all__ = ['PREFIX', 'OLD_S', 'LEFT', 'FEW', 'uploaded_name', 'Wish', 'upload_of
            'place_for', 'import_placed']
 
 # %% ../../nbs/ui/08_uploads.ipynb #fa0eb9d6
+import os
 import shutil
 import time
 import unicodedata
@@ -97,7 +98,8 @@ def import_placed(
     wish: Wish,
 ) -> dict:  # The report, as plain values
     "Import files that have arrived."
-    options = ImportOptions(create_labels=wish.create_labels, workers=None if len(placed) > FEW else 1)
+    half = max(1, min(os.cpu_count() or 1, 8) // 2)  # A page sends two lots at once
+    options = ImportOptions(create_labels=wish.create_labels, workers=half if len(placed) > FEW else 1)
     offered = lambda: upload_offers(placed, wish)  # noqa: E731
     report = import_offers(place.engine, place.workspace, theme, offered, options, place.visitor.name)
     return report.as_dict()
