@@ -39,7 +39,7 @@ test: install browser  ## Every check and every test
 	$(BIN)/python tools/check_export.py
 	$(BIN)/python tools/readme.py --check
 	$(TEST_ENV) timeout 1200 $(BIN)/nbdev_test --n_workers 2 --timing
-	$(TEST_ENV) timeout 1500 $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=20
+	$(TEST_ENV) timeout 1500 $(BIN)/pytest -n 2 --dist loadfile --durations=20
 
 lab: install  ## Open JupyterLab on this workspace
 	$(BIN)/jupyter lab
@@ -58,7 +58,7 @@ format:
 prepare: install browser format  ## Everything a commit needs, in order
 	$(BIN)/python tools/readme.py
 	$(TEST_ENV) $(BIN)/nbdev_test --n_workers 2
-	$(TEST_ENV) $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=20
+	$(TEST_ENV) $(BIN)/pytest -n 2 --dist loadfile --durations=20
 
 edit:  ## make edit NB=nbs/db/05_split.ipynb: the notebook as text, in .text/
 	@mkdir -p .text
