@@ -506,3 +506,11 @@ def test_import_is_light():
     assert (
         subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stdout.strip() == ""
     )
+
+
+def test_what_the_server_was_told_about_its_disks_stays(postgres_url):
+    for more, cost in (("", "1.1"), ("&options=-c%20random_page_cost%3D3", "3")):
+        engine = open_engine(postgres_url + more)
+        with reading(engine) as session:
+            assert session.scalar(text("SHOW random_page_cost")) == cost
+        engine.dispose()

@@ -11,7 +11,7 @@ __all__ = ['BRIDGE', 'POLICIES', 'MANY', 'shares_of', 'plan_split', 'alive_in', 
 from collections.abc import Iterable, Iterator
 from itertools import chain
 
-from sqlalchemy import and_, distinct, func, insert, not_, or_, select, update
+from sqlalchemy import and_, distinct, event, func, insert, not_, or_, select, update
 from sqlalchemy.orm import Session
 
 from ..config import SplitRatios
@@ -195,12 +195,13 @@ def split_held(
     session.add(batch)
     session.flush()
     values = [{"split": split, "split_batch_id": batch.id} for split in SPLITS]
-    count_again(session, len(plan.places))
-    if len(plan.places) > MANY:
+    engine, count = session.get_bind(), len(plan.places)
+    count_again(engine, count)
+    event.listen(session, "after_commit", lambda _: count_again(engine, count), once=True)
+    if count > MANY:
         forget_counts(session.connection())
     write_places(session, plan, TrainData.split, values)
     forget_pictures(session)
-    count_again(session, len(plan.places))
     return batch
 
 # %% ../../nbs/db/14_split.ipynb #9fe67cc0

@@ -394,7 +394,7 @@ class Crew:
             worker.end(patience_s=5)
 
 # %% ../../nbs/images/09_examine.ipynb #fc297e70
-AHEAD = 12  # Requests of each worker, so that none idles while what the others found is written
+AHEAD = 24  # Requests, so that nobody idles while what the others found is written
 
 
 def ask_workers(
@@ -405,7 +405,7 @@ def ask_workers(
     requests, count = iter(requests), len(crew.workers)
     pool = ThreadPoolExecutor(count)
     try:
-        waiting = deque(pool.submit(crew.ask, request) for request in islice(requests, AHEAD * count))
+        waiting = deque(pool.submit(crew.ask, request) for request in islice(requests, max(AHEAD, 3 * count)))
         while waiting:
             found = waiting.popleft().result()
             waiting.extend(pool.submit(crew.ask, request) for request in islice(requests, 1))

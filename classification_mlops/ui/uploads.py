@@ -7,7 +7,6 @@ __all__ = ['PREFIX', 'OLD_S', 'LEFT', 'FEW', 'uploaded_name', 'Wish', 'upload_of
            'place_for', 'import_placed']
 
 # %% ../../nbs/ui/08_uploads.ipynb #fa0eb9d6
-import os
 import shutil
 import time
 import unicodedata
@@ -17,7 +16,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
-from ..db.ingest import ImportOptions, import_offers
+from ..db.ingest import ImportOptions, import_offers, workers_here
 from ..images.candidates import Candidate, Offer, SourceOptions, shown_name
 from ..images.decode import UnreadableImage
 from ..images.sources import archive_offers
@@ -98,7 +97,7 @@ def import_placed(
     wish: Wish,
 ) -> dict:  # The report, as plain values
     "Import files that have arrived."
-    half = max(1, min(os.cpu_count() or 1, 8) // 2)  # A page sends two lots at once
+    half = max(1, workers_here() // 2)  # A page sends two lots at once
     options = ImportOptions(create_labels=wish.create_labels, workers=half if len(placed) > FEW else 1)
     offered = lambda: upload_offers(placed, wish)  # noqa: E731
     report = import_offers(place.engine, place.workspace, theme, offered, options, place.visitor.name)
