@@ -21,7 +21,7 @@ from starlette.websockets import WebSocketDisconnect
 from classification_mlops.db.labels import add_label, list_labels
 from classification_mlops.db.roles import MAY
 from classification_mlops.db.schema import Job, LabelEvent, SignInFailure, TrainData, UserSession, utc_now
-from classification_mlops.db.session import open_engine, reading, writing
+from classification_mlops.db.session import open_engine, reading, upgrade_database, writing
 from classification_mlops.db.signin import IDLE, LONGEST_SESSION, make_token, secret_key
 from classification_mlops.db.themes import create_theme, get_theme
 from classification_mlops.db.users import add_user, disable_user, set_password, set_role
@@ -29,7 +29,7 @@ from classification_mlops.demo import sample_workspace
 from classification_mlops.web.app import create_app
 from classification_mlops.web.guard import COOKIE, HEADERS
 from classification_mlops.web.permissions import TABLE, names_of
-from classification_mlops.workspace import Workspace
+from classification_mlops.workspace import Workspace, init_folders
 
 PASSWORD = "tea kettle orbit"
 PEOPLE = {"ann": "admin", "bob": "annotator", "vic": "viewer", "dan": "admin"}  # dan is disabled
@@ -239,6 +239,23 @@ def test_a_role_counts_from_the_next_request_on(site):
         with writing(site.engine) as session:
             disable_user(session, "bob", False)
         assert client.get("/").status_code == 303, "the old session stays ended"
+
+
+def test_a_home_without_themes_leads_to_the_first_one(tmp_path):
+    workspace = init_folders(tmp_path / "workspace")
+    engine = open_engine(workspace.database_url)
+    upgrade_database(engine)
+    with writing(engine) as session:
+        for name, role in PEOPLE.items():
+            add_user(session, name, PASSWORD, role)
+    engine.dispose()
+    for name, leads in (("bob", 2), ("vic", 0)):
+        client = TestClient(
+            create_app(workspace), base_url="http://localhost", headers={"origin": "http://localhost"}
+        )
+        client.post("/login/", data={"username": name, "password": PASSWORD})
+        assert client.get("/").text.count('href="/theme/create/"') == leads
+        assert "No theme fits." in client.get("/?q=screws").text
 
 
 def test_headers_and_cookie(site):
@@ -478,7 +495,7 @@ def test_pages_never_load_what_trainings_need(site):
     code = """import sys
 from pathlib import Path
 from classification_mlops.web.app import create_app
-from classification_mlops.workspace import Workspace
+from classification_mlops.workspace import Workspace, init_folders
 create_app(Workspace(Path(sys.argv[1])))
 print(*{'torch', 'mlflow', 'torchvision', 'pytorch_lightning', 'sklearn'} & set(sys.modules))"""
     done = subprocess.run(
