@@ -89,8 +89,7 @@ class UploadScreen(Receiving):
     def take(self, label: Name = "", from_folders: bool = False, create_labels: bool = False) -> dict:
         "Import what has arrived."
         try:
-            return import_placed(
-                self.place, self.theme, self.placed, Wish(label or None, from_folders, create_labels)
-            )
+            wish = Wish(label or None, from_folders, create_labels)
+            return import_placed(self.place, self.theme, self.placed.items(), wish)
         finally:
             self.forget()

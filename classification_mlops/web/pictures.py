@@ -9,6 +9,7 @@ __all__ = ['MOST_FILES', 'YES', 'FORM', 'SCHEMA', 'BODY', 'FOR_EVER', 'MEDIA', '
 # %% ../../nbs/web/04_pictures.ipynb #c5c334b0
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 from anyio import to_thread
@@ -32,16 +33,14 @@ MOST_FILES = 10_000  # In one request
 def put_down(
     files: list[UploadFile],
     folder: Path,
-) -> dict[Path, str]:  # Name by path, in their order
-    "Write what was uploaded into a folder."
-    placed = {}
+) -> Iterator[tuple[Path, str]]:  # Path and name of each
+    "Write what was uploaded into a folder, one by one."
     for number, upload in enumerate(files):
         name = uploaded_name(upload.filename)
         path = place_for(folder, number, name)
         with path.open("wb") as file:
             shutil.copyfileobj(upload.file, file, 2**20)
-        placed[path] = name
-    return placed
+        yield path, name
 
 # %% ../../nbs/web/04_pictures.ipynb #903c0ea1
 def import_uploads(here: Place, theme: str, form: FormData) -> dict:
