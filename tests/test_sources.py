@@ -435,7 +435,7 @@ def test_a_bucket_is_listed_page_by_page(s3_uri, workspace, monkeypatch):
     assert reasons_of(found) == {
         "loose.png": "no_label",
         "dog/empty.png": "empty",
-        "dog/50%.png": "unsafe_path",
+        "dog/50%.png": "unsafe_address",
     }
     assert found.count(None) == 1
     asked.clear()

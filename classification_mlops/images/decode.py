@@ -66,6 +66,9 @@ REASONS |= {
         "{name} lies outside of the folder of the table: move it there, or set CMLOPS_IMAGE_ROOTS"
     ),
     "unsafe_path": to_say("{name} is a path that leads out of its place: rename it"),
+    "unsafe_address": to_say(
+        "{name} holds .., \\, :: or %, which stores may take for another place: rename it"
+    ),
     "bad_row": to_say("{name} has no path, or more or fewer fields than the first line: correct the table"),
     "bad_quotes": to_say("{name} has quotes that do not match: correct the table"),
     "long_line": to_say("{name} is longer than {limit} characters: correct the table"),

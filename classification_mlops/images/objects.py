@@ -97,7 +97,7 @@ def object_offer(
         return None
     name, address = shown_name(path), f"{uri}/{path}"
     if not is_allowed(address, workspace.allowed_uris):
-        return UnreadableImage(name, "unsafe_path")
+        return UnreadableImage(name, "unsafe_address")
     if not entry.is_file or not entry.size:
         return UnreadableImage(name, "empty" if entry.is_file else "not_regular_file")
     if entry.size > MAX_BYTES:
