@@ -38,7 +38,15 @@ from classification_mlops.images import neighbours
 from classification_mlops.images.examine import examine, seen_in
 from classification_mlops.images.fingerprint import SKETCH, signature, sketches
 from classification_mlops.images.likeness import glance, same_size, similarity
-from classification_mlops.images.neighbours import Groups, candidates, close_pairs, meetings, pieces
+from classification_mlops.images.neighbours import (
+    Groups,
+    candidates,
+    close_pairs,
+    flips_of,
+    meetings,
+    pieces,
+    radius_of,
+)
 from classification_mlops.images.store import store_image
 from classification_mlops.text import UsageError, UserError
 from classification_mlops.workspace import init_folders
@@ -440,19 +448,20 @@ def comparisons(hashes, distance=9):
     "How many pairs of hashes are compared, and how many pairs there are."
     count = 0
     for mask in pieces(distance):
-        groups, flips = Groups(hashes, mask), np.uint64(1) << np.arange(64, dtype=np.uint64)
-        flips = np.append(flips[flips & mask > 0], np.uint64(0))
+        groups, flips = Groups(hashes, mask), flips_of(mask, radius_of(distance))
         count += sum((part.stop - part.start) * len(near) for part, near in meetings(groups, groups, flips))
     return count, len(hashes) ** 2 // 2
 
 
-def test_few_of_all_pairs_are_compared():
+@pytest.mark.parametrize(("distance", "share"), [(9, 0.011), (13, 0.07)])
+def test_few_of_all_pairs_are_compared(distance, share):
     hashes = np.random.default_rng(0).integers(0, 2**64, 100_000, np.uint64)
-    done, pairs = comparisons(hashes)
-    assert done < 0.02 * pairs
+    done, pairs = comparisons(hashes, distance)
+    assert done < share * pairs
 
 
-def test_a_crowd_costs_no_square(monkeypatch):
+@pytest.mark.parametrize("distance", [9, 13])
+def test_a_crowd_costs_no_square(monkeypatch, distance):
     "Photographs of one part in one pose: comparisons grow with their number, and most copies still meet."
     monkeypatch.setattr(neighbours, "CROWD", 64)
     random, work = np.random.default_rng(0), []
@@ -460,9 +469,12 @@ def test_a_crowd_costs_no_square(monkeypatch):
         flips = np.uint64(1) << random.integers(0, 64, (count, 2), np.uint64)
         hashes = np.bitwise_xor.reduce(flips, axis=1) ^ np.uint64(2**60 - 12345)
         hashes[-100:] = hashes[:100] ^ (np.uint64(1) << random.integers(0, 64, 100, np.uint64))
-        work.append(comparisons(hashes)[0])
+        work.append(comparisons(hashes, distance)[0])
     assert work[1] < 8 * work[0]  # A square would be 16
-    found = [np.stack([np.minimum(i, j), np.maximum(i, j)]) for i, j in close_pairs(hashes, hashes, 9, few=0)]
+    found = [
+        np.stack([np.minimum(i, j), np.maximum(i, j)])
+        for i, j in close_pairs(hashes, hashes, distance, few=0)
+    ]
     first, second = np.concatenate(found, 1)
     assert len(np.unique(first[second == first + count - 100])) >= 50  # Not all: see the notebook
 
