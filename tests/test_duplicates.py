@@ -1,6 +1,7 @@
 "Near-duplicates: the index finds what a comparison with all finds, pixels decide, decisions last."
 
 import json
+import os
 import random
 import signal
 import subprocess
@@ -477,6 +478,27 @@ def test_a_crowd_costs_no_square(monkeypatch, distance):
     ]
     first, second = np.concatenate(found, 1)
     assert len(np.unique(first[second == first + count - 100])) >= 50  # Not all: see the notebook
+
+
+@pytest.mark.parametrize("few", [0, neighbours.FEW])
+def test_look_alikes_do_not_fill_the_memory(monkeypatch, few):
+    "Where everybody is close to everybody, pairs come in portions, and few of them wait for whoever is slow."
+    monkeypatch.setattr(neighbours, "MUCH", 0)
+    close, made, taken = neighbours.close_in_tile, [], 0
+
+    def counted(*given):
+        found = close(*given)
+        made.append(sum(len(i) for i, _ in found))
+        return found
+
+    monkeypatch.setattr(neighbours, "close_in_tile", counted)
+    hashes = np.zeros(12_000, np.uint64)
+    for i, _ in close_pairs(hashes, hashes, 13, few=few):
+        taken += 1
+        assert len(i) <= neighbours.LOT
+        if taken == 100:
+            break
+    assert max(made) <= neighbours.LOT and len(made) <= taken + 2 * neighbours.AHEAD + (os.cpu_count() or 1)
 
 
 def test_only_the_nearest_of_many_are_opened(engine, workspace, theme, monkeypatch):
