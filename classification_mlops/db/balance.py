@@ -396,11 +396,15 @@ def write_places(
     settled = settled[np.argsort(plan.numbers[settled])]
     for start in range(0, len(settled), window):
         numbers, places = (array[settled[start : start + window]] for array in (plan.numbers, plan.places))
+        change = update(TrainData).where(column.is_(None))
         if not is_sqlite(session.get_bind()):
-            rows = select(TrainData.id).where(among(session, TrainData.id, numbers.tolist()))
-            session.execute(rows.order_by(TrainData.id).with_for_update()).close()
+            window_of = TrainData.id.between(int(numbers[0]), int(numbers[-1]))  # A range of the index
+            change = change.where(window_of)
+            rows = select(TrainData.id).where(among(session, TrainData.id, numbers.tolist()), window_of)
+            locked = rows.order_by(TrainData.id).with_for_update().subquery()
+            session.execute(select(func.count()).select_from(locked))
         planned = listed_pairs(session, numbers.tolist(), places.tolist())
-        change = update(TrainData).where(TrainData.id == planned.c.number, column.is_(None))
+        change = change.where(TrainData.id == planned.c.number)
         new = {
             name: case(dict(enumerate(each[name] for each in values)), value=planned.c.place)
             for name in values[0]

@@ -24,7 +24,7 @@ from sqlalchemy.orm import Session, aliased
 from .files import Files, remote_blocks
 from .schema import DuplicatePair, Label, ModelTrainData, TrainData
 from .session import in_chunks, is_sqlite, reading
-from .tallies import kept_counts, scanned_counts
+from .tallies import kept_counts, misplaced, scanned_counts
 from .themes import get_theme
 from ..images.store import TEMPORARY
 from ..text import say, to_say
@@ -267,6 +267,8 @@ def wrong_counts(
         values = dict(number=label, split=split or "-", noted=noted.get(place, 0), real=real.get(place, 0))
         message = "label {number}, split {split}: {noted} pictures are noted, there are {real}"
         yield say(message, **values)
+    if wrong := misplaced(connection, theme_id):
+        yield say("{count} pictures are noted under another label or split than theirs", count=wrong)
 
 # %% ../../nbs/db/29_check.ipynb #169ee7c8
 def broken_rules(engine: Engine, theme_id: int) -> Iterator[str]:

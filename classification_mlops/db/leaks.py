@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import NamedTuple
 
-from sqlalchemy import case, func, or_, select, union
+from sqlalchemy import func, or_, select, union
 from sqlalchemy.orm import Session, aliased
 
 from .schema import DuplicatePair, Theme, TrainData
@@ -69,16 +69,18 @@ def keys_of(picture=TrainData) -> dict:  # Column by kind
 def count_leaks(
     session: Session,
     theme: Theme,
-) -> Iterator[tuple]:  # (split, pictures, leaking, near-duplicates, group mates)
+) -> list[dict[str, int]]:  # By split: pictures, those that leak, near-duplicates, group mates
     "How many pictures of test and valid have a mate in train."
     trained, found = (*can_be_seen(theme), TrainData.split == "train"), []
+    examined = select(TrainData.id, TrainData.split).where(*can_be_seen(theme), TrainData.split.in_(EXAMINED))
     for column, key in zip((TrainData.cluster_id, TrainData.group_key), keys_of().values(), strict=True):
-        found.append(key.in_(select(column).where(*trained, column.is_not(None))))
-    sums = [func.sum(case((condition, 1), else_=0)) for condition in (or_(*found), *found)]
-    query = select(TrainData.split, func.count(), *sums).where(
-        *can_be_seen(theme), TrainData.split.in_(EXAMINED)
-    )
-    return iter(session.execute(query.group_by(TrainData.split)))
+        found.append(examined.where(key.in_(select(column).where(*trained, column.is_not(None)))))
+    counts = []
+    for query in (examined, union(*found), *found):
+        rows = query.subquery()
+        counted = session.execute(select(rows.c.split, func.count()).group_by(rows.c.split))
+        counts.append(dict.fromkeys(EXAMINED, 0) | dict(map(tuple, counted)))
+    return counts
 
 # %% ../../nbs/db/17_leaks.ipynb #d38e3a8a
 def mates_of_kind(theme: Theme, kind: str):  # A select of `Leak`s
@@ -128,10 +130,7 @@ def leak_score(
     theme: Theme,
 ) -> LeakScore:
     "How honest the split of a theme is."
-    rows = {split: counts for split, *counts in count_leaks(session, theme)}
-    table = {split: [int(count) for count in rows.get(split, [0] * 4)] for split in EXAMINED}
     pairs = suspected_pairs(theme).order_by(None).subquery()
     query = select(pairs.c.split, func.count(pairs.c.id.distinct())).group_by(pairs.c.split)
     suspected = dict.fromkeys(EXAMINED, 0) | dict(session.execute(query).all())
-    counts = [{split: table[split][column] for split in EXAMINED} for column in range(4)]
-    return LeakScore(*counts, suspected, all_leaks(session, theme))
+    return LeakScore(*count_leaks(session, theme), suspected, all_leaks(session, theme))

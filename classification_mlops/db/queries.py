@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['LARGEST_PAGE', 'FEW', 'FEWEST', 'COMMON', 'SHOWN', 'counts_by_label', 'class_counts', 'statistics', 'theme_counts',
-           'count_of', 'Way', 'held', 'ranges_of', 'ways_by_index', 'alive_rows', 'ways_by_table', 'expected_names',
-           'ways_by_text', 'size_of', 'best_way', 'Bounds', 'within', 'numbers_of_page', 'page_of_images']
+           'label_number', 'count_of', 'Way', 'held', 'ranges_of', 'ways_by_place', 'ways_by_index', 'alive_rows',
+           'ways_by_table', 'expected_names', 'ways_by_text', 'size_of', 'best_way', 'Bounds', 'within',
+           'numbers_of_page', 'page_of_images']
 
 # %% ../../nbs/db/19_queries.ipynb #11627ef0
 from collections.abc import Iterator
@@ -32,7 +33,7 @@ from classification_mlops.db.selection import (
     text_conditions,
 )
 from .session import is_sqlite
-from .tallies import kept_counts, pieces_of, tail_of
+from .tallies import PLACE, kept_counts, pieces_of, place_of, tail_of
 from ..text import UsageError
 
 # %% ../../nbs/db/19_queries.ipynb #65f9c98b
@@ -89,6 +90,11 @@ def theme_counts(session: Session) -> dict[str, int]:
     }
 
 # %% ../../nbs/db/19_queries.ipynb #efe0467e
+def label_number(session: Session, theme: Theme, chosen: Filter) -> int | None:  # 0 = unlabeled, None = any
+    "The label that is asked for."
+    return get_label(session, theme, chosen.label).id if chosen.label else 0 if chosen.unlabeled else None
+
+
 def count_of(
     session: Session,
     theme: Theme,
@@ -96,8 +102,7 @@ def count_of(
 ) -> int:
     "How many pictures a selection has; from the kept counts where label and split say all."
     if chosen.given <= {"label", "unlabeled", "split"}:
-        label = chosen.label and get_label(session, theme, chosen.label).id
-        number = 0 if chosen.unlabeled else label
+        number = label_number(session, theme, chosen)
         place = "" if chosen.split == "unsplit" else chosen.split
         counts = kept_counts(session.connection(), theme.id).items()
         return sum(n for (_, one, split), n in counts if number in (None, one) and place in (None, split))
@@ -115,7 +120,7 @@ class Way(NamedTuple):
     covers: set[str]  # Conditions that it fulfils by itself
     ranges: list  # Pairs of a select of numbers, each one range of an index, and the column of the number
     sizes: tuple = ()  # Selects that read an index alone, none with fewer rows than there are on the way
-    same: tuple = ()  # Columns that the index has before the number, equal in each range, perhaps null
+    same: tuple = ()  # Columns that PostgreSQL's index has before the number, perhaps null
 
 # %% ../../nbs/db/19_queries.ipynb #49666fe1
 def held(condition):
@@ -137,7 +142,20 @@ def ranges_of(theme: Theme, *conditions, split: list | None = None) -> list:
     return [(one.where(*each), TrainData.id) for each in ([split] if split is not None else zip(places))]
 
 # %% ../../nbs/db/19_queries.ipynb #a087ed21
-def ways_by_index(theme: Theme, found: dict[str, list]) -> Iterator[Way]:
+def ways_by_place(session: Session, theme: Theme, chosen: Filter) -> Iterator[Way]:
+    "The way through PostgreSQL's table of labels and splits."
+    if chosen.split is None or is_sqlite(session.get_bind()):
+        return
+    number, covers = PLACE.c.train_data_id, chosen.given & {"label", "unlabeled", "split"}
+    label = label_number(session, theme, chosen)
+    placed = PLACE.c.theme_id == theme.id, PLACE.c.place == place_of(chosen.split)
+    query = select(number).where(*placed, *([] if label is None else [PLACE.c.label_id == label]))
+    if covers < chosen.given:
+        query = query.join(TrainData, TrainData.id == number)
+    yield Way(covers, [(query, number)])
+
+
+def ways_by_index(theme: Theme, found: dict[str, list], sqlite: bool) -> Iterator[Way]:
     "The ways that the indexes of `train_data` offer, the most exact first."
     named, mine = "label" if "label" in found else "unlabeled", select(TrainData.id)
     sizes = {
@@ -147,14 +165,14 @@ def ways_by_index(theme: Theme, found: dict[str, list]) -> Iterator[Way]:
     if named in found and "labeled_by" in found:
         both = ranges_of(theme, *found["labeled_by"], *found[named], split=[])
         yield Way({named, "labeled_by"}, both, sizes["labeled_by"], (TrainData.label_id,))
-    for name, same in ((named, (TrainData.label_id, TrainData.split)), ("group", (TrainData.split,))):
+    for name, same in ((named, (TrainData.label_id,)), ("group", ())):
         if name in found:
-            covers = {name, "split"} & found.keys()
-            ranges = ranges_of(theme, *found[name], split=found.get("split"))
+            covers = {name, "split"} & found.keys() if sqlite else {name}
+            ranges = ranges_of(theme, *found[name], split=found.get("split") if sqlite else [])
             yield Way(covers, ranges, sizes.get(name, ()), same)
-    for name, same in (("cluster", ()), ("labeled_by", ()), ("split", (TrainData.split,))):
+    for name in ("cluster", "labeled_by", *(["split"] if sqlite else [])):
         if name in found:
-            yield Way({name}, ranges_of(theme, *found[name], split=[]), sizes.get(name, ()), same)
+            yield Way({name}, ranges_of(theme, *found[name], split=[]), sizes.get(name, ()))
 
 # %% ../../nbs/db/19_queries.ipynb #b456f2e5
 def alive_rows(session: Session, theme: Theme) -> tuple:
@@ -218,7 +236,8 @@ def size_of(session: Session, theme: Theme, chosen: Filter, way: Way) -> int:
 # %% ../../nbs/db/19_queries.ipynb #5125bef7
 def best_way(session: Session, theme: Theme, chosen: Filter, found: dict[str, list]) -> Way:
     "The way on which the fewest pictures are looked at."
-    ways = [*ways_by_index(theme, found)]
+    ways = [*ways_by_place(session, theme, chosen)]
+    ways += ways_by_index(theme, found, is_sqlite(session.get_bind()))
     ways += [*ways_by_table(session, theme, chosen), *ways_by_text(session, theme, chosen)]
     ways.sort(key=lambda way: "reason" not in way.covers)  # Where nothing is small, the queue leads
     whole = [way for way in ways if way.covers >= chosen.given]

@@ -75,9 +75,11 @@ def one_of(
 def index_where(
     condition: str,  # SQL that both databases understand
     *columns: str,
+    only: str | None = None,  # The one database that has it
 ) -> Index:
     "An index of the rows that fulfil `condition`: smaller, and in the order in which pages are read."
-    return Index(None, *columns, sqlite_where=text(condition), postgresql_where=text(condition))
+    index = Index(None, *columns, sqlite_where=text(condition), postgresql_where=text(condition))
+    return index.ddl_if(dialect=only) if only else index
 
 # %% ../../nbs/db/00_schema.ipynb #7a84ba8d
 NAMES = {
@@ -136,14 +138,18 @@ class TrainData(Base):
     __table_args__ = (
         UniqueConstraint("theme_id", "sha256"),
         ForeignKeyConstraint(["label_id", "theme_id"], ["label.id", "label.theme_id"]),
-        ForeignKeyConstraint(["split_batch_id", "theme_id"], ["split_batch.id", "split_batch.theme_id"]),
+        ForeignKeyConstraint(
+            ["split_batch_id", "theme_id"], ["split_batch.id", "split_batch.theme_id"]
+        ).ddl_if(dialect="sqlite"),  # A trigger of PostgreSQL asks once a statement instead of once a row
         one_of("split", SPLITS),
         index_where("deleted_at IS NULL", "theme_id", "id"),
-        index_where("deleted_at IS NULL", "theme_id", "label_id", "split", "id"),
-        index_where("deleted_at IS NULL", "theme_id", "split", "id"),
+        index_where("deleted_at IS NULL", "theme_id", "label_id", "split", "id", only="sqlite"),
+        index_where("deleted_at IS NULL", "theme_id", "split", "id", only="sqlite"),
+        index_where("deleted_at IS NULL", "theme_id", "label_id", "id", only="postgresql"),
         index_where("labeled_by IS NOT NULL", "theme_id", "labeled_by", "id"),
         index_where("deleted_at IS NULL", "theme_id", "labeled_by", "label_id", "id"),
-        index_where("group_key IS NOT NULL", "theme_id", "group_key", "split", "id"),
+        index_where("group_key IS NOT NULL", "theme_id", "group_key", "split", "id", only="sqlite"),
+        index_where("group_key IS NOT NULL", "theme_id", "group_key", "id", only="postgresql"),
         index_where("cluster_id IS NOT NULL", "theme_id", "cluster_id", "id"),
         index_where("golden = true", "theme_id", "golden", "id"),
         index_where("deleted_at IS NOT NULL", "theme_id", "deleted_at"),

@@ -37,8 +37,8 @@ from classification_mlops.db.schema import (
     TrainData,
     utc_now,
 )
-from .session import count_again, in_chunks
-from .tallies import forget_counts, kept_counts
+from .session import count_again, in_chunks, is_sqlite
+from .tallies import PLACE, forget_counts, kept_counts, place_of
 from ..text import UsageError, UserError
 
 # %% ../../nbs/db/14_split.ipynb #aabda020
@@ -73,12 +73,13 @@ def pictures_to_split(
     "Pictures with a label and without a split."
     picture = TrainData.id, TrainData.sha256, TrainData.label_id, TrainData.group_key, TrainData.cluster_id
     labels = select(Label.id).where(Label.theme_id == theme.id)  # So that an index leads past the unlabeled
-    new = select(TrainData.id).where(
-        *alive_in(theme), TrainData.split.is_(None), TrainData.label_id.in_(labels)
-    )
-    query = select(*picture).where(
-        TrainData.id.in_(new)
-    )  # In the order of numbers, so each page is read once
+    if is_sqlite(session.get_bind()):
+        new = (*alive_in(theme), TrainData.split.is_(None), TrainData.label_id.in_(labels))
+        # In the order of numbers, so each page is read once
+        query = select(*picture).where(TrainData.id.in_(select(TrainData.id).where(*new)))
+    else:
+        new = PLACE.c.theme_id == theme.id, PLACE.c.place == place_of(None), PLACE.c.label_id > 0
+        query = select(*picture).join(PLACE, PLACE.c.train_data_id == TrainData.id).where(*new)
     parts = session.connection().execute(query.execution_options(yield_per=10_000)).partitions()
     return chain.from_iterable(parts)
 
