@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 from schemas import differences
-from sqlalchemy import event, func, inspect, select, text
+from sqlalchemy import event, func, inspect, select, text, update
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from classification_mlops.config import SplitRatios
@@ -277,6 +277,17 @@ def test_wrong_rows_are_refused(engine, wrong):
         theme = fill(session)
     with pytest.raises(IntegrityError), writing(engine) as session:
         session.add(TrainData(**dict(theme_id=theme.id, image_path="x.png", sha256="b" * 64) | wrong))
+
+
+def test_split_batch_of_another_theme_is_refused(engine):
+    with writing(engine) as session:
+        theme, other = fill(session), fill(session, name="nuts")
+        split_theme(session, other, SplitRatios(), 42, "ann")
+        foreign = session.scalar(select(SplitBatch.id).where(SplitBatch.theme_id == other.id))
+    with pytest.raises(IntegrityError), writing(engine) as session:
+        session.execute(
+            update(TrainData).where(TrainData.theme_id == theme.id).values(split_batch_id=foreign)
+        )
 
 
 def test_label_of_another_theme_is_refused(engine):

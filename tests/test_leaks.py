@@ -6,7 +6,7 @@ from hashlib import sha256
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import event
+from sqlalchemy import event, text
 
 from classification_mlops.config import SplitRatios
 from classification_mlops.db.labels import add_label
@@ -141,3 +141,28 @@ def test_no_picture_is_searched_for_among_all_others(tmp_path):
             for row in session.connection().exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters)
         ]
     assert len(statements) > 4 and not [plan for plan in plans if "CORRELATED" in plan]
+
+
+def test_mates_are_counted_without_comparing_each_with_each(postgres_url):
+    "PostgreSQL does not hash a list that is larger than its memory for one step: it must be a join."
+    engine, asked = open_engine(postgres_url), []
+    upgrade_database(engine)
+    with writing(engine) as session:
+        theme = create_theme(session, "parts")
+        label = add_label(session, theme, "good")
+        register(
+            session,
+            theme,
+            label,
+            [("train" if n % 3 else "test", f"lot {n}", n, True, False) for n in range(3000)],
+        )
+    with writing(engine) as session:
+        session.execute(text("ANALYZE train_data"))
+        session.execute(text("SET LOCAL work_mem = '64kB'"))
+        event.listen(engine, "before_cursor_execute", lambda *args: asked.append(args[2:4]))
+        leak_score(session, theme)
+        for statement, values in list(asked):
+            plan = session.connection().exec_driver_sql(f"EXPLAIN {statement}", values).scalars()
+            assert "SubPlan" not in "\n".join(plan), statement
+    assert len(asked) > 4
+    engine.dispose()

@@ -4,16 +4,22 @@ import random
 from itertools import product
 
 import pytest
-from sqlalchemy import select, update
+from sqlalchemy import case, insert, inspect, select, text, update
 
 from classification_mlops.config import SplitRatios
 from classification_mlops.db.labels import add_label, delete_label, list_labels, merge_labels, set_label
 from classification_mlops.db.queries import count_of, page_of_images, statistics, theme_counts
-from classification_mlops.db.schema import LabelAct, PictureCount, ReviewItem, TrainData
+from classification_mlops.db.schema import LabelAct, PictureCount, ReviewItem, TrainData, utc_now
 from classification_mlops.db.selection import Filter, conditions_of, delete_pictures, label_selected
-from classification_mlops.db.session import reading, writing
+from classification_mlops.db.session import open_engine, reading, upgrade_database, writing
 from classification_mlops.db.split import resplit_theme, split_theme
-from classification_mlops.db.tallies import forget_counts, kept_counts, repair_counts, scanned_counts
+from classification_mlops.db.tallies import (
+    forget_counts,
+    kept_counts,
+    misplaced,
+    repair_counts,
+    scanned_counts,
+)
 from classification_mlops.db.themes import create_theme, delete_theme, get_theme
 from classification_mlops.db.undo import undo
 from classification_mlops.text import UserError
@@ -213,6 +219,7 @@ def test_counts_never_drift(engine, seed):
             with writing(engine) as session:
                 act(session, theme, chance, turn)
                 assert kept_counts(session.connection()) == scanned_counts(session.connection())
+                assert misplaced(session.connection()) == 0
                 if chance.random() < 0.2:
                     raise ZeroDivisionError  # Takes all of it back
         except ZeroDivisionError:
@@ -220,6 +227,7 @@ def test_counts_never_drift(engine, seed):
         with reading(engine) as session:
             right = scanned_counts(session.connection())
             assert kept_counts(session.connection()) == right
+            assert misplaced(session.connection()) == 0
             assert statistics(session, theme)["pictures"] == sum(
                 n for (t, *_), n in right.items() if t == theme.id
             )
@@ -227,9 +235,65 @@ def test_counts_never_drift(engine, seed):
         delete_theme(session, "screws")
     with writing(engine) as session:
         assert kept_counts(session.connection()) == scanned_counts(session.connection())
+        assert misplaced(session.connection()) == 0
         assert theme_counts(session) == {"nuts": sum(scanned_counts(session.connection()).values())}
         assert not repair_counts(session.connection())
         session.execute(update(PictureCount).values(pictures=1))
         assert repair_counts(session.connection())
         assert kept_counts(session.connection()) == scanned_counts(session.connection())
         assert get_theme(session, "nuts")
+
+
+@pytest.fixture
+def postgres(postgres_url):
+    "An engine on a PostgreSQL database with all tables."
+    engine = open_engine(postgres_url)
+    upgrade_database(engine)
+    yield engine
+    engine.dispose()
+
+
+PLACE_TABLE = "SELECT count(*) FROM picture_place"
+
+
+def test_places_are_kept_and_repaired(postgres):
+    "Only PostgreSQL has them: SQLite's indexes know the split."
+    theme = start(postgres, 400)
+    with writing(postgres) as session:
+        connection, labels = session.connection(), list_labels(session, theme)
+        mine = select(TrainData.id).where(TrainData.theme_id == theme.id, TrainData.split == "train")
+        one, two = (session.scalar(mine.where(TrainData.label_id == label.id)) for label in labels[:2])
+        exchanged = case({one: labels[1].id, two: labels[0].id}, value=TrainData.id)
+        counts = kept_counts(connection)
+        session.execute(update(TrainData).where(TrainData.id.in_([one, two])).values(label_id=exchanged))
+        assert kept_counts(connection) == counts and misplaced(connection) == 0
+        session.execute(update(TrainData).where(TrainData.id == one).values(deleted_at=utc_now()))
+        session.execute(update(TrainData).values(updated_at=utc_now()))
+        assert misplaced(connection) == 0
+        session.execute(update(TrainData).where(TrainData.id == one).values(deleted_at=None))
+        assert misplaced(connection, theme.id) == 0 and not repair_counts(connection)
+        whole = session.scalar(text(PLACE_TABLE))
+        session.execute(
+            text("UPDATE picture_place SET label_id = 77 WHERE train_data_id = :one"), {"one": one}
+        )
+        session.execute(text("DELETE FROM picture_place WHERE train_data_id = :two"), {"two": two})
+        assert (misplaced(connection, theme.id), misplaced(connection, theme.id + 1)) == (2, 0)
+        assert repair_counts(connection) and not repair_counts(connection)
+        assert misplaced(connection) == 0 and session.scalar(text(PLACE_TABLE)) == whole
+
+
+def test_no_index_hears_of_a_split(postgres):
+    "PostgreSQL would write an entry into every index for each picture."
+    with writing(postgres) as session:
+        theme = create_theme(session, "screws")
+        label = add_label(session, theme, "good")
+        facts = dict(
+            theme_id=theme.id, label_id=label.id, image_path="x.png", group_key="lot", labeled_by="ann"
+        )
+        session.execute(insert(TrainData), [facts | {"sha256": f"{n:064x}"} for n in range(3000)])
+    with writing(postgres) as session:
+        split_theme(session, theme, SplitRatios(), 42, "ann")
+        written = "SELECT n_tup_upd, n_tup_hot_upd FROM pg_stat_xact_user_tables WHERE relname = 'train_data'"
+        assert session.execute(text(written)).one() == (3000, 3000)
+    indexes = inspect(postgres).get_indexes("train_data")
+    assert not [index["name"] for index in indexes if "split" in str(index)]

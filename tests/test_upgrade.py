@@ -33,6 +33,7 @@ from classification_mlops.db.session import (
 )
 from classification_mlops.db.snapshot import take_snapshot
 from classification_mlops.db.split import split_theme
+from classification_mlops.db.tallies import kept_counts, misplaced, scanned_counts
 from classification_mlops.db.themes import create_theme, get_theme
 from classification_mlops.text import UserError
 
@@ -173,6 +174,8 @@ def test_upgrade_keeps_every_row(first):
     upgrade_database(first)
     check_database(first)
     assert contents(first, tables) == before
+    with first.connect() as connection:
+        assert misplaced(connection) == 0 and kept_counts(connection) == scanned_counts(connection)
     assert {n for n in columns_of(first) if not n.startswith(TALLIES)} == set(Base.metadata.tables)
     assert upgrade_database(first) is None and contents(first, tables) == before
 
