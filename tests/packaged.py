@@ -56,7 +56,17 @@ def workspace_with_model(root, theme: str = "ねじ"):
     return workspace, model, folder
 
 
+def libraries_of(process: psutil.Process) -> list[str]:
+    "What a process has loaded; nothing once it has ended."
+    try:
+        return [part.path for part in process.memory_maps()]
+    except psutil.NoSuchProcess:
+        return []
+
+
 def has_torch(pid: int) -> bool:
     "Whether a process or one of its children has loaded PyTorch's libraries."
-    family = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
-    return any("libtorch" in part.path for one in family for part in one.memory_maps())
+    server = psutil.Process(pid)
+    paths = [part.path for part in server.memory_maps()]
+    paths += [path for child in server.children(recursive=True) for path in libraries_of(child)]
+    return any("libtorch" in path for path in paths)
