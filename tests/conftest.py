@@ -11,12 +11,14 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from urllib.request import urlopen
 from uuid import uuid4
 
 import psycopg
 import pytest
+from sqlalchemy import Engine
 
 from classification_mlops.db.session import open_engine, upgrade_database
 
@@ -122,13 +124,24 @@ def database_url(request, tmp_path):
     return request.getfixturevalue("postgres_url")
 
 
-@pytest.fixture
-def engine(database_url):
+def upgraded(url: str) -> Iterator[Engine]:
     "An engine on a database with all tables."
-    engine = open_engine(database_url)
+    engine = open_engine(url)
     upgrade_database(engine)
     yield engine
     engine.dispose()
+
+
+@pytest.fixture
+def engine(database_url):
+    "SQLite, then PostgreSQL, with all tables."
+    yield from upgraded(database_url)
+
+
+@pytest.fixture
+def postgres_engine(postgres_url):
+    "For what only PostgreSQL does."
+    yield from upgraded(postgres_url)
 
 
 @pytest.fixture(scope="session")

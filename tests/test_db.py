@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 from schemas import differences
-from sqlalchemy import event, func, inspect, select, text, update
+from sqlalchemy import delete, event, func, inspect, select, text, update
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from classification_mlops.config import SplitRatios
@@ -26,6 +26,7 @@ from classification_mlops.db.queries import class_counts, page_of_images, statis
 from classification_mlops.db.schema import Base, LabelEvent, Model, SplitBatch, Theme, TrainData
 from classification_mlops.db.session import (
     check_database,
+    is_sqlite,
     known_versions,
     open_engine,
     reading,
@@ -284,10 +285,23 @@ def test_split_batch_of_another_theme_is_refused(engine):
         theme, other = fill(session), fill(session, name="nuts")
         split_theme(session, other, SplitRatios(), 42, "ann")
         foreign = session.scalar(select(SplitBatch.id).where(SplitBatch.theme_id == other.id))
-    with pytest.raises(IntegrityError), writing(engine) as session:
+    said = "FOREIGN KEY" if is_sqlite(engine) else f"split batch {foreign} is not one of the theme"
+    with pytest.raises(IntegrityError, match=said), writing(engine) as session:
         session.execute(
             update(TrainData).where(TrainData.theme_id == theme.id).values(split_batch_id=foreign)
         )
+
+
+def test_a_split_batch_stays_as_long_as_it_has_pictures(engine):
+    with writing(engine) as session:
+        theme = fill(session)
+        split_theme(session, theme, SplitRatios(), 42, "ann")
+    with pytest.raises(IntegrityError), writing(engine) as session:
+        session.execute(delete(SplitBatch))
+    with writing(engine) as session:
+        session.execute(delete(Theme))  # The database itself takes all of it
+    with reading(engine) as session:
+        assert session.scalar(select(func.count()).select_from(SplitBatch)) == 0
 
 
 def test_label_of_another_theme_is_refused(engine):

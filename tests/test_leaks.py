@@ -143,10 +143,9 @@ def test_no_picture_is_searched_for_among_all_others(tmp_path):
     assert len(statements) > 4 and not [plan for plan in plans if "CORRELATED" in plan]
 
 
-def test_mates_are_counted_without_comparing_each_with_each(postgres_url):
+def test_mates_are_counted_without_comparing_each_with_each(postgres_engine):
     "PostgreSQL does not hash a list that is larger than its memory for one step: it must be a join."
-    engine, asked = open_engine(postgres_url), []
-    upgrade_database(engine)
+    engine, asked = postgres_engine, []
     with writing(engine) as session:
         theme = create_theme(session, "parts")
         label = add_label(session, theme, "good")
@@ -165,4 +164,3 @@ def test_mates_are_counted_without_comparing_each_with_each(postgres_url):
             plan = session.connection().exec_driver_sql(f"EXPLAIN {statement}", values).scalars()
             assert "SubPlan" not in "\n".join(plan), statement
     assert len(asked) > 4
-    engine.dispose()

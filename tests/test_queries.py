@@ -11,7 +11,7 @@ from classification_mlops.db.labels import add_label, delete_label, list_labels,
 from classification_mlops.db.queries import count_of, page_of_images, statistics, theme_counts
 from classification_mlops.db.schema import LabelAct, PictureCount, ReviewItem, TrainData, utc_now
 from classification_mlops.db.selection import Filter, conditions_of, delete_pictures, label_selected
-from classification_mlops.db.session import open_engine, reading, upgrade_database, writing
+from classification_mlops.db.session import reading, writing
 from classification_mlops.db.split import resplit_theme, split_theme
 from classification_mlops.db.tallies import (
     forget_counts,
@@ -244,22 +244,13 @@ def test_counts_never_drift(engine, seed):
         assert get_theme(session, "nuts")
 
 
-@pytest.fixture
-def postgres(postgres_url):
-    "An engine on a PostgreSQL database with all tables."
-    engine = open_engine(postgres_url)
-    upgrade_database(engine)
-    yield engine
-    engine.dispose()
-
-
 PLACE_TABLE = "SELECT count(*) FROM picture_place"
 
 
-def test_places_are_kept_and_repaired(postgres):
+def test_places_are_kept_and_repaired(postgres_engine):
     "Only PostgreSQL has them: SQLite's indexes know the split."
-    theme = start(postgres, 400)
-    with writing(postgres) as session:
+    theme = start(postgres_engine, 400)
+    with writing(postgres_engine) as session:
         connection, labels = session.connection(), list_labels(session, theme)
         mine = select(TrainData.id).where(TrainData.theme_id == theme.id, TrainData.split == "train")
         one, two = (session.scalar(mine.where(TrainData.label_id == label.id)) for label in labels[:2])
@@ -282,18 +273,18 @@ def test_places_are_kept_and_repaired(postgres):
         assert misplaced(connection) == 0 and session.scalar(text(PLACE_TABLE)) == whole
 
 
-def test_no_index_hears_of_a_split(postgres):
+def test_no_index_hears_of_a_split(postgres_engine):
     "PostgreSQL would write an entry into every index for each picture."
-    with writing(postgres) as session:
+    with writing(postgres_engine) as session:
         theme = create_theme(session, "screws")
         label = add_label(session, theme, "good")
         facts = dict(
             theme_id=theme.id, label_id=label.id, image_path="x.png", group_key="lot", labeled_by="ann"
         )
         session.execute(insert(TrainData), [facts | {"sha256": f"{n:064x}"} for n in range(3000)])
-    with writing(postgres) as session:
+    with writing(postgres_engine) as session:
         split_theme(session, theme, SplitRatios(), 42, "ann")
         written = "SELECT n_tup_upd, n_tup_hot_upd FROM pg_stat_xact_user_tables WHERE relname = 'train_data'"
         assert session.execute(text(written)).one() == (3000, 3000)
-    indexes = inspect(postgres).get_indexes("train_data")
+    indexes = inspect(postgres_engine).get_indexes("train_data")
     assert not [index["name"] for index in indexes if "split" in str(index)]

@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['SQLITE_TALLIES', 'THEME_MARK', 'SQLITE_NAME', 'SQLITE_FOLD', 'COUNT_ALL', 'TAIL', 'LONGEST_TAIL', 'CAME', 'WENT',
-           'COUNT', 'PLACES_OF', 'BEFORE', 'AFTER', 'COME', 'LEAVE', 'KEEP_TALLIES', 'ASK_BATCHES', 'TRIGGER',
-           'OLD_ROWS', 'NEW_ROWS', 'FILL_PLACES', 'POSTGRES_PLACES', 'POSTGRES_TALLIES', 'PLACE', 'MARK', 'KEPT',
-           'COUNTED_TAIL', 'NOTED', 'MISPLACED', 'fold_tail', 'create_tallies', 'place_of', 'tail_of', 'kept_counts',
-           'forget_counts', 'scanned_counts', 'misplaced', 'repair_counts', 'escaped_like', 'pieces_of', 'match_of']
+           'COUNT', 'PLACES_OF', 'BEFORE', 'AFTER', 'COME', 'LEAVE', 'KEEP_TALLIES', 'ASK_BATCHES', 'KEEP_BATCHES',
+           'TRIGGER', 'OLD_ROWS', 'NEW_ROWS', 'FILL_PLACES', 'POSTGRES_PLACES', 'POSTGRES_TALLIES', 'PLACE', 'MARK',
+           'KEPT', 'COUNTED_TAIL', 'NOTED', 'MISPLACED', 'fold_tail', 'create_tallies', 'place_of', 'tail_of',
+           'kept_counts', 'forget_counts', 'scanned_counts', 'misplaced', 'repair_counts', 'escaped_like', 'pieces_of',
+           'match_of']
 
 # %% ../../nbs/db/01_tallies.ipynb #a6a4e437
 import sqlite3
@@ -123,7 +124,15 @@ BEGIN
   WHERE NOT EXISTS (SELECT FROM split_batch WHERE split_batch.id = named.id
     AND split_batch.theme_id = named.theme_id) LIMIT 1;
   IF FOUND THEN
-    RAISE foreign_key_violation USING MESSAGE = format('split batch %s is not one of the theme', wrong);
+    RAISE foreign_key_violation USING MESSAGE = 'split batch ' || wrong || ' is not one of the theme';
+  END IF;
+  RETURN NULL;
+END $$"""
+KEEP_BATCHES = """CREATE OR REPLACE FUNCTION split_batch_gone() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+  IF EXISTS (SELECT FROM theme WHERE id = old.theme_id) AND EXISTS (
+    SELECT FROM train_data WHERE theme_id = old.theme_id AND split_batch_id = old.id) THEN
+    RAISE foreign_key_violation USING MESSAGE = 'split batch ' || old.id || ' still has pictures';
   END IF;
   RETURN NULL;
 END $$"""
@@ -147,6 +156,9 @@ ON picture_place (theme_id, place, train_data_id)""",
     ASK_BATCHES,
     TRIGGER.format("batch_added", "INSERT", NEW_ROWS, "split_batches"),
     TRIGGER.format("batch_changed", "UPDATE", NEW_ROWS, "split_batches"),
+    KEEP_BATCHES,
+    """CREATE OR REPLACE TRIGGER batch_gone AFTER DELETE ON split_batch
+FOR EACH ROW EXECUTE FUNCTION split_batch_gone()""",
 )
 POSTGRES_TALLIES = (
     *POSTGRES_PLACES,
